@@ -1,0 +1,150 @@
+"""The command line.
+
+python -m course_utils sample "a dog on a red background"
+python -m course_utils info
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_utils import __version__
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m course_utils", description="Stable Diffusion, small.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sample = commands.add_parser("sample", help="draw pictures from a prompt")
+    sample.add_argument("prompt", help='such as "a dog on a red background"; "" draws without a condition')
+    sample.add_argument("--output", type=Path, help="the PNG to write; default: a new one in samples/")
+    sample.add_argument("--count", type=int, default=4, help="how many pictures (default %(default)s)")
+    sample.add_argument("--steps", type=int, default=25, help="denoising steps (default %(default)s)")
+    sample.add_argument(
+        "--guidance-scale", type=float, default=3.0, help="1: no guidance (default %(default)s)"
+    )
+    sample.add_argument("--negative", default=None, metavar="PROMPT", help="what the picture should not show")
+    sample.add_argument("--seed", type=int, default=0, help="same seed, same picture (default %(default)s)")
+    sample.add_argument("--scale", type=int, default=4, help="enlarge 64×64 by this (default %(default)s)")
+    sample.add_argument("--weights", default="checkpoints", help="their folder (default %(default)s)")
+    commands.add_parser("info", help="versions, device, profile and the weights that are there")
+    return parser
+
+
+def contact_sheet(images: Sequence[Image], scale: int = 1, gap: int = 4) -> Image:
+    """Pictures of one size side by side, at most eight to a row, on white."""
+    from PIL import Image
+
+    width, height = (side * scale for side in images[0].size)
+    columns = min(len(images), 8)
+    rows = -(-len(images) // columns)
+    size = (columns * (width + gap) + gap, rows * (height + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        enlarged = image.resize((width, height), Image.Resampling.BICUBIC)
+        sheet.paste(enlarged, (gap + column * (width + gap), gap + row * (height + gap)))
+    return sheet
+
+
+def free_path(prompt: str, seed: int, folder: Path = Path("samples")) -> Path:
+    """A name that says what the picture shows and that no file has yet."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "unconditional"
+    number, path = 2, folder / f"{words}-seed{seed}.png"
+    while path.exists():
+        path = folder / f"{words}-seed{seed}-{number}.png"
+        number += 1
+    return path
+
+
+def check_arguments(options: argparse.Namespace) -> None:
+    """Refuse what cannot work before the weights are read."""
+    for name in ("count", "steps", "scale"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}; it should be 1 or more")
+    if options.guidance_scale < 0:
+        raise ValueError(f"--guidance-scale is {options.guidance_scale}; it should be 0 or more")
+    if options.output is not None and options.output.exists():
+        raise ValueError(f"{options.output} exists already; move it away or give --output another name")
+    if options.output is not None and options.output.suffix.lower() != ".png":
+        raise ValueError(f"--output {options.output} should end in .png")
+
+
+def sample(options: argparse.Namespace) -> Path:
+    """Draw, save, and return the path of the PNG."""
+    check_arguments(options)
+    import torch
+
+    from course_utils.pipeline import TextToImage
+    from course_utils.training.artifacts import checkpoints_folder
+
+    folder = checkpoints_folder() if options.weights == "checkpoints" else Path(options.weights)
+    pipe = TextToImage.from_pretrained(folder)
+    begun = time.perf_counter()
+    images = pipe(
+        [options.prompt] * options.count,
+        negative_prompt=options.negative,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        generator=torch.Generator().manual_seed(options.seed),
+    ).images
+    path = options.output or free_path(options.prompt, options.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(images, options.scale).save(path)
+    print(f"{len(images)} pictures in {time.perf_counter() - begun:.1f} s")
+    print(path)
+    return path
+
+
+def info() -> None:
+    """Print versions, device, profile and the cards of the weights that lie here."""
+    import platform
+
+    import torch
+
+    from course_utils.lessons.setup import choose_device
+    from course_utils.training.artifacts import artifacts_folder, checkpoints_folder
+    from course_utils.training.profiles import get_profile
+
+    print(f"course {__version__} · Python {platform.python_version()} · torch {torch.__version__}")
+    print(f"device {choose_device()} · {torch.get_num_threads()} threads · profile {get_profile().name}")
+    for folder in (artifacts_folder(), checkpoints_folder()):
+        cards = sorted(folder.glob("*.json"))
+        print(f"{folder}: {'nothing yet' if not cards else ''}")
+        for path in cards:
+            try:
+                metrics = json.loads(path.read_text(encoding="utf-8")).get("metrics", {})
+                scores = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, float))
+            except (ValueError, AttributeError):
+                scores = "an unreadable card"
+            print(f"  {path.stem:<14}{scores}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        if options.command == "sample":
+            sample(options)
+        else:
+            info()
+    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
+        if os.environ.get("COURSE_DEBUG"):
+            raise
+        print(f"course_utils: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The picture set: scenes drawn from OpenMoji artwork, their captions, and batches of them."""

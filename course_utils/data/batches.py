@@ -1,0 +1,203 @@
+"""Captioned pictures in memory: one interface, whichever picture set stands behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from course_utils.data.captions import with_article
+from course_utils.data.scenes import ATTRIBUTES, caption, draw, random_scene
+
+
+def to_float(pictures: Tensor) -> Tensor:
+    """uint8 in 0 ... 255 -> float32 in [-1, 1], same shape."""
+    if pictures.dtype != torch.uint8:
+        raise TypeError(f"to_float wants uint8 pictures, got {pictures.dtype}")
+    return pictures.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(pictures: Tensor) -> Tensor:
+    """Float in [-1, 1] -> uint8 in 0 ... 255, same shape; what lies outside [-1, 1] is cut off."""
+    if not pictures.is_floating_point():
+        raise TypeError(f"to_uint8 wants float pictures in [-1, 1], got {pictures.dtype}")
+    return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+_FASHION = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+
+class CaptionedImages(Dataset):
+    """Pictures with captions and attributes.
+
+    images: uint8 [N, 3, H, W].  captions: N strings.
+    attributes: int64 [N, 4], indices of (object, color, size, place), -1 where unknown; None: all unknown.
+    `dataset[i]` is (picture float32 [3, H, W] in [-1, 1], caption, attributes [4]).
+    """
+
+    def __init__(self, images: Tensor, captions: Sequence[str], attributes: Tensor | None = None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be uint8 [N, 3, H, W], got {images.dtype} {list(images.shape)}")
+        if attributes is None:
+            attributes = torch.full((len(images), len(ATTRIBUTES)), -1, dtype=torch.int64)
+        if len(captions) != len(images) or tuple(attributes.shape) != (len(images), len(ATTRIBUTES)):
+            raise ValueError(
+                f"{len(images)} images need as many captions (got {len(captions)}) and attributes "
+                f"[{len(images)}, {len(ATTRIBUTES)}] (got {list(attributes.shape)})"
+            )
+        self.images, self.captions, self.attributes = images, list(captions), attributes.to(torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str, Tensor]:
+        return to_float(self.images[index]), self.captions[index], self.attributes[index]
+
+    def batch(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, list[str], Tensor]:
+        """Some pictures at once: (images float32 [B, 3, H, W] in [-1, 1], B captions, attributes [B, 4])."""
+        indices = torch.as_tensor(indices, dtype=torch.int64)
+        return to_float(self.images[indices]), [self.captions[i] for i in indices], self.attributes[indices]
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+        """Batches without end, in a new order each epoch; what does not fill a batch waits for another epoch.
+
+        Raises ValueError if the data set holds fewer pictures than one batch.
+        """
+        if not 1 <= batch_size <= len(self):
+            raise ValueError(
+                f"batch_size must lie in 1 ... {len(self)} (pictures there are), not {batch_size}"
+            )
+        return self._batches(batch_size, generator)
+
+    def _batches(
+        self, batch_size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+        while True:
+            order = torch.randperm(len(self), generator=generator, device=generator.device).cpu()
+            for indices in order[: len(order) - len(order) % batch_size].split(batch_size):
+                yield self.batch(indices)
+
+    @classmethod
+    def scenes(cls, n: int, seed: int = 0, split: str = "train", size: int = 64) -> CaptionedImages:
+        """n random scenes, drawn now. The same seed and split give the same scenes, whatever n."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}")
+        generator = torch.Generator().manual_seed(seed)
+        pictures, captions, attributes = np.empty((n, size, size, 3), dtype=np.uint8), [], []
+        for i in range(n):
+            scene = random_scene(generator, split)
+            pictures[i] = draw(scene, size)
+            captions.append(caption(scene, generator))
+            attributes.append(scene.attributes)
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()  # [N, H, W, 3] -> [N, 3, H, W]
+        return cls(images, captions, torch.tensor(attributes))
+
+    @classmethod
+    def from_folder(cls, path: str | Path, size: int = 64) -> CaptionedImages:
+        """Your own pictures: a folder with a metadata.jsonl, a row {"file_name": ..., "text": ...} a picture.
+
+        Each picture is cut to a centred square and resized to [3, size, size]; transparency becomes white.
+        All attributes are unknown. Raises FileNotFoundError or ValueError that names the row or file to mend.
+        """
+        folder = Path(path)
+        pictures, captions = [], []
+        for where, file_name, text in _read_metadata(folder / "metadata.jsonl"):
+            pictures.append(_read_picture(folder, file_name, size, where))
+            captions.append(text)
+        return cls(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), captions)
+
+    @classmethod
+    def fashion_mnist(
+        cls, root: str | Path, size: int = 64, *, train: bool = True, download: bool = False
+    ) -> CaptionedImages:
+        """torchvision's Fashion-MNIST (Xiao et al. 2017) in three equal channels; captions like "a sneaker".
+
+        Nothing is fetched unless download=True. Raises FileNotFoundError where the files are missing, and
+        RuntimeError where the download fails.
+        """
+        from torchvision.datasets import FashionMNIST  # slow to import, and most never need it
+
+        try:
+            source = FashionMNIST(str(root), train=train, download=download)
+        except Exception as error:  # torchvision raises several kinds
+            if download:
+                raise RuntimeError(
+                    f"Fashion-MNIST could not be fetched ({error}); are you online?"
+                ) from error
+            raise FileNotFoundError(
+                f"no Fashion-MNIST in {root}; call again with download=True (30 MB, online)"
+            ) from error
+        captions = [with_article(_FASHION[label]) for label in source.targets.tolist()]
+        gray = torch.cat([_resize(chunk, size) for chunk in source.data.split(2000)])  # [N, 1, size, size]
+        return cls(gray.expand(-1, 3, -1, -1), captions)
+
+
+def _resize(gray: Tensor, size: int) -> Tensor:
+    """uint8 [B, h, w] -> uint8 [B, 1, size, size]."""
+    large = F.interpolate(gray[:, None].float(), size=(size, size), mode="bilinear", antialias=True)
+    return large.round().clamp(0, 255).to(torch.uint8)
+
+
+def _read_metadata(path: Path) -> list[tuple[str, str, str]]:
+    """(where, file name, text) of each row of a metadata.jsonl."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} is missing; write one row {{"file_name": "a.png", "text": "a cat"}} a picture into it'
+        )
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} is not JSON ({error.msg}); a line is one object in braces") from error
+        for key in ("file_name", "text"):
+            if not (isinstance(row, dict) and isinstance(row.get(key), str) and row[key].strip()):
+                raise ValueError(
+                    f'{where} has no "{key}"; a row is {{"file_name": "a.png", "text": "a cat"}}'
+                )
+        rows.append((where, row["file_name"], row["text"]))
+    if not rows:
+        raise ValueError(f"{path} has no rows; write one for each picture")
+    return rows
+
+
+def _read_picture(folder: Path, file_name: str, size: int, where: str) -> np.ndarray:
+    """One picture of the folder as uint8 [size, size, 3]."""
+    path = folder / file_name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{where}: {file_name!r} lies outside the folder; copy it into {folder}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{where} names {path}, which is missing; add it or take out the row")
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}); save it again as PNG or JPEG, or take out its row"
+        ) from error
+    white = Image.new("RGBA", picture.size, "white")
+    white.alpha_composite(picture)
+    return np.asarray(ImageOps.fit(white.convert("RGB"), (size, size), Image.Resampling.LANCZOS))

@@ -1,0 +1,65 @@
+"""The maths of diffusion. No weights in here: a model is any callable (x_t, t) -> prediction."""
+
+from course_utils.diffusion.exact import gaussian_mixture_denoiser, gaussian_mixture_sample
+from course_utils.diffusion.forward import add_noise, forward_step
+from course_utils.diffusion.guidance import drop_condition, guided
+from course_utils.diffusion.reverse import (
+    PREDICTION_TYPES,
+    Denoiser,
+    decoder_nll,
+    denoising_loss,
+    elbo_terms,
+    elbo_weight,
+    gaussian_kl,
+    posterior,
+    predict_noise,
+    predict_x0,
+    prior_kl,
+    target,
+)
+from course_utils.diffusion.samplers import SAMPLERS, ddim_step, ddpm_step, noise_like, sample, sampling_loop
+from course_utils.diffusion.schedule import (
+    SPACINGS,
+    NoiseSchedule,
+    check_inputs,
+    cosine_betas,
+    extract,
+    linear_betas,
+    scaled_linear_betas,
+    snr,
+)
+
+__all__ = [
+    "PREDICTION_TYPES",
+    "SAMPLERS",
+    "SPACINGS",
+    "Denoiser",
+    "NoiseSchedule",
+    "add_noise",
+    "check_inputs",
+    "cosine_betas",
+    "ddim_step",
+    "ddpm_step",
+    "decoder_nll",
+    "denoising_loss",
+    "drop_condition",
+    "elbo_terms",
+    "elbo_weight",
+    "extract",
+    "forward_step",
+    "gaussian_kl",
+    "gaussian_mixture_denoiser",
+    "gaussian_mixture_sample",
+    "guided",
+    "linear_betas",
+    "noise_like",
+    "posterior",
+    "predict_noise",
+    "predict_x0",
+    "prior_kl",
+    "sample",
+    "sampling_loop",
+    "scaled_linear_betas",
+    "snr",
+    "target",
+]

@@ -1,0 +1,1 @@
+"""Weights in and out: our networks under the names of diffusers and transformers, and back."""

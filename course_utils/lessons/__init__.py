@@ -1,0 +1,1 @@
+"""What the notebooks need to teach: a common start, plots and widgets."""

@@ -1,0 +1,227 @@
+"""Figures that more than one notebook draws: grids of pictures, latents, losses, the map of the system, tables.
+
+Every function returns the matplotlib figure (or the object that Jupyter displays), so a cell that ends in one shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import HTML, DisplayHandle, display
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
+from torch import Tensor, nn
+
+from course_utils.data.batches import to_uint8
+from course_utils.training.loop import History
+
+LIT, DIM, INK, LINE = "#ffd166", "#eef1f4", "#22303c", "#7b8a97"
+
+Pictures = Tensor | Sequence[Tensor] | Sequence[Image.Image]
+
+
+def as_arrays(pictures: Pictures) -> list:
+    """Pictures as numpy arrays [H, W, 3] uint8: from float [-1, 1] or uint8 tensors [B, 3, H, W], or PIL pictures."""
+    if isinstance(pictures, Tensor) or all(isinstance(p, Tensor) for p in pictures):
+        tensor = pictures if isinstance(pictures, Tensor) else torch.stack(list(pictures))
+        tensor = tensor if tensor.dtype == torch.uint8 else to_uint8(tensor.detach().float())
+        return list(tensor.permute(0, 2, 3, 1).cpu().numpy())
+    return list(pictures)
+
+
+def show_images(
+    pictures: Pictures,
+    titles: Sequence[str] | None = None,
+    columns: int = 8,
+    title: str | None = None,
+    size: float = 1.1,
+    fontsize: float = 7,
+) -> Figure:
+    """A grid of pictures, row by row, with an optional line of text over each.
+
+    Args:
+        pictures: [B, 3, H, W] float in [-1, 1] or uint8, or PIL pictures.
+        titles: one a picture; long ones are wrapped. columns: pictures a row. size: inches a picture.
+    """
+    arrays = as_arrays(pictures)
+    columns = max(1, min(columns, len(arrays)))
+    rows = -(-len(arrays) // columns)
+    wrapped = [_wrap(t, int(size * 15)) for t in titles] if titles else []
+    lines = max((t.count("\n") + 1 for t in wrapped), default=0)
+    height = rows * (size + 0.13 * lines) + (0.3 if title else 0)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * size, height), squeeze=False)
+    for i, axis in enumerate(axes.flat):
+        axis.axis("off")
+        if i < len(arrays):
+            axis.imshow(arrays[i], interpolation="nearest")
+            if wrapped:
+                axis.set_title(wrapped[i], fontsize=fontsize, pad=2)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return done(figure)
+
+
+def show_rows(rows: dict[str, Pictures], title: str | None = None, size: float = 0.95) -> Figure:
+    """Rows of pictures under one another, each with its name at the left: originals over reconstructions, say."""
+    arrays = {name: as_arrays(pictures) for name, pictures in rows.items()}
+    columns = max(len(a) for a in arrays.values())
+    height = len(arrays) * size + (0.3 if title else 0)
+    figure, axes = plt.subplots(len(arrays), columns, figsize=(columns * size + 1, height), squeeze=False)
+    for line, (name, pictures) in zip(axes, arrays.items(), strict=True):
+        for axis in line:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        for axis, picture in zip(line, pictures, strict=False):
+            axis.imshow(picture, interpolation="nearest")
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return done(figure)
+
+
+def show_latents(pictures: Pictures | None, latents: Tensor, title: str | None = None, size: float = 1.0) -> Figure:
+    """Each picture beside the channels of its latent [B, C, h, w], on one colour scale (blue below 0, red above)."""
+    latents = latents.detach().float().cpu()
+    first = 1 if pictures is not None else 0
+    rows, columns = len(latents), latents.shape[1] + first
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * size + 0.8, rows * size + 0.4), squeeze=False)
+    limit = latents.abs().quantile(0.99).item()
+    for i in range(rows):
+        if pictures is not None:
+            axes[i, 0].imshow(as_arrays(pictures)[i], interpolation="nearest")
+        for c in range(latents.shape[1]):
+            shown = axes[i, first + c].imshow(latents[i, c], cmap="RdBu_r", vmin=-limit, vmax=limit)
+            if i == 0:
+                axes[0, first + c].set_title(f"channel {c}", fontsize=8)
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.colorbar(shown, ax=axes, shrink=0.8, aspect=25).ax.tick_params(labelsize=7)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return done(figure)
+
+
+def plot_loss(history: History, title: str = "loss", window: int = 50, log: bool = False) -> Figure:
+    """Each step's loss, faint, and its running mean."""
+    figure, axis = plt.subplots(figsize=(6, 2.4))
+    smooth = history.smoothed(window)
+    axis.plot(history.losses, color=LINE, alpha=0.35, lw=0.7)
+    axis.plot(range(len(history.losses) - len(smooth), len(history.losses)), smooth, color="#d1495b", lw=1.5)
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss")
+    axis.set_title(title, fontsize=10)
+    if log:
+        axis.set_yscale("log")
+    axis.grid(alpha=0.25)
+    return done(figure)
+
+
+def done(figure: Figure) -> Figure:
+    """Close a figure for pyplot, so that a cell that returns it shows it once."""
+    plt.close(figure)
+    return figure
+
+
+def live_preview(draw: Callable[[int, nn.Module, list[float]], Figure]) -> Callable[[int, nn.Module, list[float]], None]:
+    """A preview for `train` that redraws one figure in place: `train(..., preview=live_preview(draw))`.
+
+    `draw(step, model, losses)` returns a figure; it is called with gradients off.
+    """
+    handle: list[DisplayHandle] = []
+
+    def preview(step: int, model: nn.Module, losses: list[float]) -> None:
+        with torch.no_grad():
+            figure = draw(step, model, losses)
+        if handle:
+            handle[0].update(figure)
+        else:
+            handle.append(display(figure, display_id=True))
+
+    return preview
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str], caption: str = "") -> HTML:
+    """A small HTML table; numbers are set to the right."""
+
+    def cell(value: object, tag: str) -> str:
+        side = "right" if isinstance(value, int | float) else "left"
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f'<{tag} style="text-align:{side};padding:2px 12px">{text}</{tag}>'
+
+    head = "".join(cell(h, "th") for h in header)
+    body = "".join("<tr>" + "".join(cell(v, "td") for v in row) + "</tr>" for row in rows)
+    top = f"<caption>{caption}</caption>" if caption else ""
+    return HTML(f"<table>{top}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+# The map of the whole system: name -> (text, x, y, width).
+_PARTS = {
+    "picture": ("picture\n3×64×64", 0.0, 1.0, 1.0),
+    "encoder": ("VAE\nencoder", 1.45, 1.0, 1.0),
+    "latent": ("latent x₀\n4×8×8", 2.9, 1.0, 1.0),
+    "forward": ("add noise\n(forward)", 4.35, 1.0, 1.0),
+    "noisy": ("noisy x$_t$", 5.8, 1.0, 1.0),
+    "unet": ("U-Net\nx$_t$, t, text", 5.8, 0.0, 1.0),
+    "sampler": ("sampler\n(reverse)", 4.35, 0.0, 1.0),
+    "drawn": ("latent x₀", 2.9, 0.0, 1.0),
+    "decoder": ("VAE\ndecoder", 1.45, 0.0, 1.0),
+    "output": ("picture", 0.0, 0.0, 1.0),
+    "prompt": ("“a dog on a\nred background”", 2.9, -1.0, 1.35),
+    "clip": ("CLIP\ntext encoder", 4.6, -1.0, 1.0),
+    "guidance": ("guidance", 5.8, -1.0, 1.0),
+}
+_ARROWS = [
+    ("picture", "encoder"), ("encoder", "latent"), ("latent", "forward"), ("forward", "noisy"), ("noisy", "unet"),
+    ("unet", "sampler"), ("sampler", "drawn"), ("drawn", "decoder"), ("decoder", "output"),
+    ("prompt", "clip"), ("clip", "guidance"), ("guidance", "unet"),
+]  # fmt: skip
+
+
+def system_map(*lit: str) -> Figure:
+    """The map of Stable Diffusion with today's parts lit: names from `_PARTS`, such as "encoder", "decoder".
+
+    Raises:
+        ValueError: there is no part of that name.
+    """
+    unknown = set(lit) - set(_PARTS)
+    if unknown:
+        raise ValueError(f"no part called {sorted(unknown)}: there are {', '.join(_PARTS)}")
+    figure, axis = plt.subplots(figsize=(8.6, 3.1))
+    for a, b in _ARROWS:
+        (_, xa, ya, wa), (_, xb, yb, wb) = _PARTS[a], _PARTS[b]
+        if ya == yb:
+            side = 1 if xb > xa else -1
+            start, end = (xa + side * wa / 2, ya), (xb - side * wb / 2, yb)
+        else:
+            side = 1 if yb > ya else -1
+            start, end = (xa, ya + side * 0.3), (xb, yb - side * 0.3)
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=LINE, lw=1.2))
+    for name, (text, x, y, width) in _PARTS.items():
+        on = name in lit
+        box = FancyBboxPatch(
+            (x - width / 2, y - 0.3), width, 0.6, boxstyle="round,pad=0,rounding_size=0.1",
+            fc=LIT if on else DIM, ec=INK if on else LINE, lw=1.6 if on else 0.8,
+        )  # fmt: skip
+        axis.add_patch(box)
+        axis.text(x, y, text, ha="center", va="center", fontsize=8, color=INK if on else "#5b6975")
+    axis.text(-0.6, 1.46, "training", fontsize=8, color=LINE, style="italic")
+    axis.text(-0.6, -0.5, "drawing", fontsize=8, color=LINE, style="italic")
+    axis.set_xlim(-0.7, 6.5)
+    axis.set_ylim(-1.4, 1.6)
+    axis.axis("off")
+    return done(figure)
+
+
+def _wrap(text: str, width: int) -> str:
+    lines, line = [], ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}".strip()
+    return "\n".join([*lines, line])

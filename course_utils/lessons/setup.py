@@ -1,0 +1,77 @@
+"""The common start of the six notebooks: profile, device, seed and figure sizes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from course_utils.training.profiles import Profile, get_profile
+
+
+def choose_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU. COURSE_DEVICE ("cpu", "cuda:1", …) overrides the choice."""
+    wanted = os.environ.get("COURSE_DEVICE", "")
+    if wanted:
+        try:
+            return torch.device(wanted)
+        except RuntimeError as error:
+            raise ValueError(f"COURSE_DEVICE is {wanted!r}; give cpu, cuda, cuda:1 or mps") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a notebook runs with."""
+
+    notebook: str
+    profile: Profile
+    device: torch.device
+    seed: int
+
+    def generator(self, offset: int = 0) -> torch.Generator:
+        """A fresh generator, seeded with seed + offset, on the CPU: the same numbers on every device."""
+        return torch.Generator().manual_seed(self.seed + offset)
+
+
+def _expected_time(profile: Profile, notebook: str) -> str:
+    minutes = profile.minutes.get(notebook.split("_")[0])
+    if minutes is None:
+        return ""
+    if minutes < 1:
+        return f" · this notebook takes about {minutes * 60:.0f} seconds"
+    return f" · this notebook takes about {minutes:.0f} minute{'s' if round(minutes) != 1 else ''}"
+
+
+def start(notebook: str, seed: int = 0) -> Course:
+    """Set a notebook up: choose profile and device, seed torch's global generator, set the figures' size.
+
+    The profile is COURSE_PROFILE (smoke, cpu or gpu) if set, else what suits the machine. Prints two lines.
+
+    Raises:
+        ValueError: COURSE_PROFILE names no profile, or COURSE_DEVICE no device.
+    """
+    import matplotlib
+
+    profile = get_profile()
+    device = choose_device()
+    torch.manual_seed(seed)  # weights are initialised from it; everything else takes course.generator()
+    matplotlib.rcParams.update({"figure.dpi": 90, "savefig.dpi": 90, "figure.constrained_layout.use": True})
+    print(f"profile {profile.name} on {_describe(device)}{_expected_time(profile, notebook)}")
+    version = torch.__version__.split("+")[0]
+    print(f"seed {seed} · torch {version} · to change the profile, set COURSE_PROFILE to smoke, cpu or gpu")
+    return Course(notebook, profile, device, seed)
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} (CUDA)"
+    if device.type == "mps":
+        return "an Apple GPU (MPS)"
+    threads = torch.get_num_threads()
+    return f"the CPU, {threads} thread{'s' if threads != 1 else ''}"

@@ -1,0 +1,1 @@
+"""The networks: weights and shapes, no diffusion maths."""

@@ -1,0 +1,164 @@
+"""What training leaves on disk: weights as safetensors beside a JSON card that says where they come from.
+
+A part is looked for in `artifacts/<profile>/` (what you trained) and then in `checkpoints/` (the course's own), so that
+any notebook can be the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from course_utils import __version__
+from course_utils.training.profiles import get_profile
+from course_utils.training.state import write_safely
+
+Model = TypeVar("Model", bound=nn.Module)
+LICENSE = "CC BY-SA 4.0: trained on OpenMoji artwork, the open-source emoji and icon project (openmoji.org)"
+
+
+def course_folder() -> Path:
+    """The checkout that `artifacts/` and `checkpoints/` lie in; COURSE_HOME overrides it."""
+    return Path(os.environ.get("COURSE_HOME") or Path(__file__).resolve().parents[2])
+
+
+def artifacts_folder(profile: str | None = None) -> Path:
+    """Where this profile's own results go; created when something is written."""
+    root = os.environ.get("COURSE_ARTIFACTS") or course_folder() / "artifacts"
+    return Path(root) / (profile or get_profile().name)
+
+
+def checkpoints_folder() -> Path:
+    """Where the course's reference weights lie."""
+    return course_folder() / "checkpoints"
+
+
+def sha256(path: Path) -> str:
+    """The file's checksum, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_artifact(
+    name: str,
+    model: nn.Module,
+    *,
+    folder: str | Path | None = None,
+    config: Any = None,
+    metrics: dict[str, float] | None = None,
+    **facts: Any,
+) -> Path:
+    """Write `<name>.safetensors` and `<name>.json`; the old pair stays until the new one is whole.
+
+    Args:
+        name: "vae", "clip", "unet", "judge" …
+        model: its state dict is stored in float32, its `config` in the card unless one is given.
+        folder: `artifacts/<profile>/` if None.
+        metrics: numbers measured on it. facts: anything else for the card, such as seed, steps, seconds.
+
+    Returns:
+        The path of the weights.
+    """
+    folder = artifacts_folder() if folder is None else Path(folder)
+    path = folder / f"{name}.safetensors"
+    config = getattr(model, "config", None) if config is None else config
+    write_safely(path, dict(model.state_dict()), {"class": type(model).__name__})
+    card = {
+        "name": name,
+        "class": type(model).__name__,
+        "config": dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "profile": get_profile().name,
+        "metrics": metrics or {},
+        **facts,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "versions": {"course": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "license": LICENSE,
+        "sha256": sha256(path),
+    }
+    write_card(folder / f"{name}.json", card)
+    return path
+
+
+def write_card(path: Path, card: dict) -> None:
+    """Store a card as readable JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def find_artifact(name: str, folder: str | Path | None = None) -> Path:
+    """The folder that holds `<name>.safetensors`: the one given, else `artifacts/<profile>/`, else `checkpoints/`.
+
+    Raises:
+        FileNotFoundError: it is in none of them; the message says which notebook makes it.
+    """
+    folders = [Path(folder)] if folder else [artifacts_folder(), checkpoints_folder()]
+    for candidate in folders:
+        if (candidate / f"{name}.safetensors").exists():
+            return candidate
+    places = " or ".join(str(f.name if f.name == "checkpoints" else Path(f.parent.name) / f.name) for f in folders)
+    raise FileNotFoundError(
+        f"there is no {name}.safetensors in {places}: run the notebook that trains it, or restore checkpoints/ with "
+        "`git checkout -- checkpoints`"
+    )
+
+
+def load_artifact(name: str, folder: str | Path | None = None) -> tuple[dict[str, Tensor], dict]:
+    """Weights and card of a part, checked against the card's sha256.
+
+    Raises:
+        FileNotFoundError: there is none, or its card is missing.
+        ValueError: the file was cut short or altered since its card was written.
+    """
+    folder = find_artifact(name, folder)
+    path, card_path = folder / f"{name}.safetensors", folder / f"{name}.json"
+    if not card_path.exists():
+        raise FileNotFoundError(f"{path.name} lies there without its card {card_path.name}: train it again or restore both")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the card {card_path.name} is not JSON ({error}): train the part again or restore it") from None
+    found = sha256(path)
+    if found != card.get("sha256"):
+        raise ValueError(
+            f"{path.name} is not the file its card describes (sha256 {found[:12]}…, the card says "
+            f"{str(card.get('sha256'))[:12]}…): it was cut short or altered. Train it again or restore it."
+        )
+    with safe_open(path, "pt") as file:  # fails on a malformed header before anything is used
+        file.metadata()
+    return load_file(path), card
+
+
+def load_model(model_class: type[Model], config_class: type, name: str, folder: str | Path | None = None) -> Model:
+    """A trained part, in eval mode, with a line that says where it came from: `load_model(VAE, VAEConfig, "vae")`."""
+    where = find_artifact(name, folder)
+    state, card = load_artifact(name, where)
+    from_dict = getattr(config_class, "from_dict", None)
+    model = model_class(from_dict(card["config"]) if from_dict else config_class(**card["config"]))
+    model.load_state_dict(state)
+    print(f"{name}: from {describe(where, card)}")
+    return model.eval()
+
+
+def describe(where: Path, card: dict) -> str:
+    """One line about a part for the reader: which folder, how long it was trained, its scores."""
+    own = "your own training" if where.name != "checkpoints" else "the course's checkpoints"
+    scores = ", ".join(f"{k} {v:.4g}" for k, v in list(card.get("metrics", {}).items())[:2])
+    steps = f", {card['steps']:,} steps" if "steps" in card else ""
+    return f"{own} ({where.name}/{card['name']}.safetensors{steps}{', ' + scores if scores else ''})"

@@ -1,0 +1,230 @@
+"""One training loop for every network of the course; nothing in it knows what a picture is.
+
+`train(model, loss, steps=…, lr=…)` asks `loss(generator)` for a scalar, steps AdamW (and Muon, if asked), keeps an exponential moving
+average of the weights, and returns a `History`. It saves its whole state now and then, so that an interrupted run, or
+one whose kernel died, goes on where it stopped and ends with the weights it would have had.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.training.muon import Muon, split_parameters
+from course_utils.training.progress import progress_bar
+from course_utils.training.state import load_state, save_state
+
+Loss = Callable[[torch.Generator], Tensor]
+Preview = Callable[[int, nn.Module, list[float]], None]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss stopped being a number."""
+
+
+@dataclass
+class History:
+    """What a training run left behind: one loss a step, and how long it took in this and earlier sittings."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def steps_per_second(self) -> float:
+        return len(self.losses) / max(self.seconds, 1e-9)
+
+    def smoothed(self, window: int = 50) -> list[float]:
+        """The running mean of the losses, which a plot can be read from."""
+        window = max(1, min(window, len(self.losses)))
+        sums = torch.tensor([0.0, *self.losses], dtype=torch.float64).cumsum(0)
+        return ((sums[window:] - sums[:-window]) / window).tolist()
+
+
+@functools.lru_cache
+def best_precision(device_type: str) -> str:
+    """"float32", "bf16" or "fp16": what this machine multiplies matrices fastest in, measured on a processor."""
+    if device_type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    if device_type != "cpu":
+        return "float32"
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = torch.ones(768, 768, dtype=dtype)
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            a @ a
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return "bf16" if seconds(torch.float32) > 1.5 * seconds(torch.bfloat16) else "float32"
+
+
+def autocast(device_type: str, precision: str = "auto"):
+    """The context in which a forward pass runs in `precision`."""
+    if precision == "auto":
+        precision = best_precision(device_type)
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision == "float32":
+        return nullcontext()
+    if precision not in dtypes:
+        raise ValueError(f"precision must be 'auto', 'float32', 'bf16' or 'fp16', got {precision!r}")
+    return torch.autocast(device_type, dtype=dtypes[precision])
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to zero at the last step."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average ← decay · average + (1 − decay) · model, weight by weight; buffers are copied."""
+    for a, p in zip(average.parameters(), model.parameters(), strict=True):
+        a.lerp_(p, 1 - decay)
+    for a, b in zip(average.buffers(), model.buffers(), strict=True):
+        a.copy_(b)
+
+
+def make_optimizers(
+    model: nn.Module, lr: float, muon_lr: float | None, betas: tuple[float, float], weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """AdamW for every parameter, or AdamW and Muon for a part each; `initial_lr` in each group is its peak rate."""
+    hidden, rest = split_parameters(model) if muon_lr is not None else ([], list(model.parameters()))
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=rest[0].device.type != "mps")
+    ]
+    if hidden and muon_lr is not None:
+        optimizers.append(Muon(hidden, lr=muon_lr))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def train(
+    model: nn.Module,
+    loss: Loss,
+    *,
+    steps: int,
+    lr: float,
+    muon_lr: float | None = None,
+    name: str = "training",
+    folder: str | Path | None = None,
+    warmup: int | None = None,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.99),
+    clip_norm: float = 1.0,
+    ema: float | None = 0.999,
+    precision: str = "auto",
+    seed: int = 0,
+    preview: Preview | None = None,
+    previews: int = 8,
+    save_seconds: float = 30.0,
+    restart: bool = False,
+) -> History:
+    """Train `model` in place; at the end it holds the averaged weights (with `ema=None`, the last ones).
+
+    Args:
+        model: any module; its device is where the loss is computed.
+        loss: draws its own batch with the generator it is given and returns a scalar. All randomness must come from that
+            generator (it lives on the CPU), so that a resumed run sees what an uninterrupted one would have.
+        steps: optimiser steps. lr: AdamW's peak learning rate, reached after `warmup` steps (a twentieth of all if None).
+        muon_lr: with a number, hidden matrices and convolutions are trained by Muon at this rate instead.
+        name, folder: where the resumable state lies, `folder/name.safetensors`; without a folder nothing is saved.
+        ema: decay of the moving average of the weights, warmed up so that short runs are not held back by it.
+        precision: "auto", "float32", "bf16", "fp16" for the forward pass.
+        preview: called `previews` times with (step, averaged model in eval mode, losses so far).
+        restart: ignore a saved state and begin afresh.
+
+    Raises:
+        TrainingDiverged: the loss is not a finite number; what was saved before stays.
+        KeyboardInterrupt: after saving, so that the same call goes on from there.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {steps}")
+    device = next(model.parameters()).device
+    precision = best_precision(device.type) if precision == "auto" else precision
+    warmup = max(1, steps // 20) if warmup is None else max(1, warmup)
+    optimizers = make_optimizers(model, lr, muon_lr, betas, weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    average = copy.deepcopy(model).eval()
+    generator = torch.Generator().manual_seed(seed)
+    history, start = History(), 0
+
+    path = Path(folder) / f"{name}.safetensors" if folder else None
+    settings = {"steps": steps, "lr": lr, "muon_lr": muon_lr, "warmup": warmup, "seed": seed, "ema": ema, "weight_decay": weight_decay}
+    if path and path.exists() and not restart:
+        start = load_state(path, settings, model, average, optimizers, generator, history)
+    every = max(1, steps // max(1, previews))
+
+    def save(done: int) -> None:
+        if path:
+            save_state(path, settings, done, model, average, optimizers, generator, history)
+
+    model.train()
+    parameters = list(model.parameters())
+    begun, saved = time.perf_counter() - history.seconds, time.perf_counter()
+    done = start
+    with progress_bar(name, start, steps) as bar:
+        try:
+            for step in range(start, steps):
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = learning_rate(step, steps, group["initial_lr"], warmup)
+                with autocast(device.type, precision):
+                    value = loss(generator)
+                current = value.item()
+                if not math.isfinite(current):
+                    raise TrainingDiverged(_diverged(name, step, current, history, lr, precision))
+                model.zero_grad(set_to_none=True)
+                scaler.scale(value).backward()
+                for optimizer in optimizers:
+                    scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(parameters, clip_norm)
+                for optimizer in optimizers:
+                    scaler.step(optimizer)
+                scaler.update()
+                if ema is not None:
+                    update_ema(average, model, min(ema, (1 + step) / (10 + step)))
+                done = step + 1
+                history.losses.append(current)
+                history.seconds = time.perf_counter() - begun
+                bar.step(history.losses)
+                if preview and (done % every == 0 or done == steps):
+                    preview(done, average if ema is not None else model.eval(), history.losses)
+                    model.train()
+                if path and time.perf_counter() - saved > save_seconds:
+                    save(done)
+                    saved = time.perf_counter()
+        except KeyboardInterrupt:
+            save(done)
+            where = f"{path.parent.name}/{path.name}" if path else "nowhere (no folder given)"
+            bar.note(f"{name}: stopped at step {done} of {steps}, saved to {where}; the same call goes on from here.")
+            raise
+    if ema is not None:
+        model.load_state_dict(average.state_dict())
+    model.eval()
+    if path:
+        path.unlink(missing_ok=True)
+    return history
+
+
+def _diverged(name: str, step: int, value: float, history: History, lr: float, precision: str) -> str:
+    before = ", ".join(f"{x:.3g}" for x in history.losses[-3:]) or "none"
+    return (
+        f"{name}: the loss became {value} at step {step} (the last ones: {before}). Nothing was overwritten. "
+        f"Try a lower learning rate than {lr:g}, precision='float32' instead of {precision!r}, and look for a "
+        "division by zero or a logarithm of zero in the loss; restart=True begins afresh."
+    )

@@ -1,0 +1,73 @@
+"""Muon: momentum whose matrices are made orthogonal before each step.
+
+A gradient matrix is usually dominated by a few directions; Adam follows them and learns the others slowly. Muon replaces
+the momentum U S Vᵀ by about U Vᵀ, so that every direction moves by the same amount. On the course's VAE that is
+worth nearly 2 dB after 300 steps.
+
+Sources: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025
+(arXiv 2502.16982). PyTorch's own Muon takes matrices only; this one takes convolutions too (one row an output channel) and
+works on all matrices of a shape at once, which on a processor is what makes it cheap.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """Move every singular value of [..., m, n] (m ≤ n) close to 1, by a quintic Newton–Schulz iteration.
+
+    Each round maps a singular value s to 3.4445 s − 4.7750 s³ + 2.0315 s⁵; five of them bring 0.01 … 1 into about
+    0.7 … 1.2, near enough for a direction to step in.
+    """
+    x = matrices / (matrices.flatten(-2).norm(dim=-1)[..., None, None] + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
+    return x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weights of two or more dimensions, seen as matrices with one row an output channel.
+
+    Args:
+        lr: how far each direction moves a step; 0.02 suits most networks. momentum: Nesterov's.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95):
+        super().__init__(list(params), {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor, bool]]] = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(momentum, group["momentum"]).flatten(1)
+                tall = update.shape[0] > update.shape[1]
+                update = update.T if tall else update
+                by_shape[(update.shape[0], update.shape[1])].append((p, update, tall))
+            for entries in by_shape.values():
+                updates = orthogonalise(torch.stack([u for _, u, _ in entries]))
+                for (p, _, tall), update in zip(entries, updates, strict=True):
+                    rows, columns = p.shape[0], p[0].numel()
+                    step = group["lr"] * max(1.0, rows / columns) ** 0.5
+                    p.add_((update.T if tall else update).reshape(p.shape), alpha=-step)
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(hidden matrices and convolutions for Muon, the rest for AdamW): first and last layers, tables, norms, biases stay
+    with AdamW, as Muon's authors advise."""
+    hidden, rest = [], []
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for name, p in model.named_parameters():
+        outer = "conv_in." in name or "conv_out." in name or id(p) in tables or p.ndim < 2 or "position" in name
+        (rest if outer else hidden).append(p)
+    return hidden, rest

@@ -1,0 +1,118 @@
+"""Every size and budget of the course in one table: `PROFILES["smoke" | "cpu" | "gpu"]`.
+
+`smoke` takes seconds a notebook and proves that everything runs; its pictures are noise. `cpu` is for two cores and
+about half an hour for all six notebooks; `gpu` for a free Colab session.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from course_utils.models.unet import UNetConfig
+from course_utils.models.vae import VAEConfig
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long one network is trained, and how fast: AdamW's learning rate, and Muon's where Muon is used."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    muon_lr: float | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The sizes of the networks, the amount of data and the budgets that belong together."""
+
+    name: str
+    minutes: dict[str, float]  # about how long each notebook takes
+
+    scenes: int = 16384  # training pictures, drawn once and kept in memory
+    test_scenes: int = 512
+    evaluation_pictures: int = 512  # drawn from prompts for each score of notebook 06
+
+    vae: VAEConfig = field(default_factory=lambda: VAEConfig((16, 32, 64, 64)))
+    vae_beta: float = 1e-3
+    vae_budget: Budget = Budget(4000, 16, 3e-3)
+    autoencoder_budget: Budget = Budget(250, 16, 3e-3)  # the plain autoencoder and the other β of notebook 01
+
+    noise_reader_budget: Budget = Budget(400, 128, 2e-3)
+    toy_budget: Budget = Budget(3000, 512, 2e-3)
+    unconditional_width: int = 96
+    unconditional_budget: Budget = Budget(600, 128, 2e-3)
+
+    vocab_size: int = 1024
+    clip: CLIPConfig = field(
+        default_factory=lambda: CLIPConfig(
+            text=CLIPTextConfig(vocab_size=1024, max_length=24, width=128, layers=3, heads=4),
+            vision=CLIPVisionConfig(image_size=64, patch_size=8, width=128, layers=4, heads=4),
+            embed_dim=128,
+        )
+    )
+    clip_budget: Budget = Budget(1200, 128, 1e-3)
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    unet_budget: Budget = Budget(2000, 128, 1e-3)
+    condition_dropout: float = 0.1
+
+    judge_budget: Budget = Budget(600, 128, 2e-3)
+
+
+_CPU = Profile(name="cpu", minutes={"01": 12, "02": 2, "03": 5, "04": 5, "05": 13, "06": 4})
+
+_SMOKE = replace(
+    _CPU,
+    name="smoke",
+    minutes=dict.fromkeys(("01", "02", "03", "04", "05", "06"), 0.5),
+    scenes=512,
+    test_scenes=64,
+    evaluation_pictures=32,
+    vae_budget=Budget(8, 8, 3e-3),
+    autoencoder_budget=Budget(4, 8, 3e-3),
+    noise_reader_budget=Budget(8, 32, 2e-3),
+    toy_budget=Budget(30, 256, 2e-3),
+    unconditional_budget=Budget(6, 32, 2e-3),
+    clip_budget=Budget(6, 32, 1e-3),
+    unet_budget=Budget(6, 32, 1e-3),
+    judge_budget=Budget(6, 32, 2e-3),
+)
+
+_GPU = replace(
+    _CPU,
+    name="gpu",
+    minutes={"01": 5, "02": 1, "03": 2, "04": 3, "05": 8, "06": 2},
+    scenes=32768,
+    evaluation_pictures=2048,
+    vae=VAEConfig((32, 64, 128, 128), layers_per_block=2, norm_groups=16),
+    vae_budget=Budget(8000, 64, 2e-3),
+    autoencoder_budget=Budget(800, 64, 2e-3),
+    noise_reader_budget=Budget(1000, 256, 2e-3),
+    unconditional_width=192,
+    unconditional_budget=Budget(3000, 256, 1e-3),
+    clip_budget=Budget(2500, 256, 1e-3),
+    unet=UNetConfig(channels=(128, 256), attention=(True, True), layers_per_block=2, heads=8),
+    unet_budget=Budget(8000, 256, 6e-4),
+    judge_budget=Budget(1000, 256, 2e-3),
+)
+
+PROFILES: dict[str, Profile] = {p.name: p for p in (_SMOKE, _CPU, _GPU)}
+
+
+def get_profile(name: str | None = None) -> Profile:
+    """The profile called `name`; by default the environment's COURSE_PROFILE, else `gpu` with a GPU and `cpu` without.
+
+    Raises:
+        ValueError: there is no profile of that name.
+    """
+    name = name or os.environ.get("COURSE_PROFILE") or ("gpu" if torch.cuda.is_available() else "cpu")
+    if name not in PROFILES:
+        raise ValueError(
+            f"there is no profile {name!r}: COURSE_PROFILE (or get_profile's argument) is one of {', '.join(PROFILES)}"
+        )
+    return PROFILES[name]

@@ -1,0 +1,89 @@
+"""The whole state of a training run in one safetensors file: no pickle, written beside and then moved into place."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from course_utils.training.loop import History
+
+
+def write_safely(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all: a crash in the middle leaves the old file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    save_file({k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
+              temporary, metadata)  # fmt: skip
+    os.replace(temporary, path)
+
+
+def save_state(
+    path: Path,
+    settings: dict,
+    step: int,
+    model: nn.Module,
+    average: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    generator: torch.Generator,
+    history: History,
+) -> None:
+    """Store everything that the next step depends on."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for n, optimizer in enumerate(optimizers):
+        for i, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{n}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    tensors["generator"] = generator.get_state()
+    tensors["losses"] = torch.tensor(history.losses, dtype=torch.float64)
+    metadata = {"settings": json.dumps(settings, sort_keys=True), "step": str(step), "seconds": str(history.seconds)}
+    write_safely(path, tensors, metadata)
+
+
+def load_state(
+    path: Path,
+    settings: dict,
+    model: nn.Module,
+    average: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    generator: torch.Generator,
+    history: History,
+) -> int:
+    """Put a stored state back and return the step to go on from; 0, with a line that says why, where it does not fit."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except Exception as error:  # a file cut short by a full disk, say
+        print(f"{path.name}: cannot be read ({error}); training begins afresh.")
+        return 0
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+    stored = {k.removeprefix("model."): v.shape for k, v in tensors.items() if k.startswith("model.")}
+    if json.loads(metadata["settings"]) != json.loads(json.dumps(settings)) or shapes != stored:
+        print(f"{path.name}: saved with other settings or another network; training begins afresh.")
+        return 0
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    average.load_state_dict(part("average."))
+    for n, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in part(f"optimizer.{n}.").items():
+            i, name = key.split(".", 1)
+            state.setdefault(int(i), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    generator.set_state(tensors["generator"])
+    history.losses = tensors["losses"].tolist()
+    history.seconds = float(metadata["seconds"])
+    step = int(metadata["step"])
+    print(f"{path.stem}: going on from step {step:,}, where an earlier run stopped (restart=True begins afresh).")
+    return step

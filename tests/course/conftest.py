@@ -1,0 +1,9 @@
+"""The maintainer scripts in tools/ are plain files; the tests import them by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))

@@ -1,0 +1,183 @@
+"""The loop, its saved state, Muon, profiles and artifacts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from course_utils.models.vae import VAE, VAEConfig
+from course_utils.training import artifacts
+from course_utils.training.loop import History, TrainingDiverged, learning_rate, train
+from course_utils.training.muon import orthogonalise, split_parameters
+from course_utils.training.profiles import PROFILES, get_profile
+
+TINY = VAEConfig((8, 8), norm_groups=4)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 1))
+
+
+def regression(model: nn.Module):
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        x = torch.randn(32, 3, generator=generator)
+        return (model(x)[:, 0] - x.sum(1)).pow(2).mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("muon_lr", [None, 0.02])
+def test_training_learns_and_returns_the_average(muon_lr, capsys):
+    model = net()
+    history = train(model, regression(model), steps=200, lr=1e-2, muon_lr=muon_lr, precision="float32")
+    assert len(history.losses) == 200
+    assert history.smoothed(20)[-1] < 0.1 * history.losses[0]
+    assert regression(model)(torch.Generator().manual_seed(5)).item() < 0.1
+    assert "loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("muon_lr", [None, 0.02])
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, muon_lr):
+    def run(model, stop_at=None, folder=None):
+        inner, calls = regression(model), [0]
+
+        def loss(generator):
+            calls[0] += 1
+            if calls[0] == stop_at:
+                raise KeyboardInterrupt
+            return inner(generator)
+
+        return train(model, loss, steps=40, lr=1e-2, muon_lr=muon_lr, folder=folder, name="x", precision="float32")
+
+    whole = net()
+    expected = run(whole)
+    stopped = net()
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, stop_at=18, folder=tmp_path)
+    assert (tmp_path / "x.safetensors").exists()
+    resumed = net()  # a new kernel knows nothing but the file
+    history = run(resumed, folder=tmp_path)
+    assert history.losses == pytest.approx(expected.losses, rel=1e-5)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_killed_run_resumes_from_its_last_save(tmp_path):
+    model = net()
+
+    def dies(generator, calls=[0]):  # noqa: B006
+        calls[0] += 1
+        if calls[0] == 12:
+            raise SystemExit  # as sudden as a killed kernel: nothing is saved on the way out
+        return regression(model)(generator)
+
+    with pytest.raises(SystemExit):
+        train(model, dies, steps=30, lr=1e-2, folder=tmp_path, name="x", save_seconds=0, precision="float32")
+    again = net()
+    history = train(again, regression(again), steps=30, lr=1e-2, folder=tmp_path, name="x", precision="float32")
+    assert len(history.losses) == 30
+
+
+def test_a_broken_or_foreign_state_is_named_and_not_used(tmp_path, capsys):
+    (tmp_path / "x.safetensors").write_bytes(b"not a safetensors file")
+    model = net()
+    train(model, regression(model), steps=3, lr=1e-2, folder=tmp_path, name="x")
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_nan_stops_with_advice():
+    model = net()
+    with pytest.raises(TrainingDiverged, match=r"became nan at step 0.*lower learning rate"):
+        train(model, lambda g: model(torch.full((1, 3), float("nan"))).sum(), steps=5, lr=1e-2)
+
+
+def test_previews_come_as_often_as_asked():
+    model, seen = net(), []
+    train(model, regression(model), steps=20, lr=1e-2, preview=lambda step, m, losses: seen.append(step), previews=4)
+    assert seen == [5, 10, 15, 20]
+
+
+def test_learning_rate_rises_and_falls_to_zero():
+    rates = [learning_rate(i, 100, 1.0, 10) for i in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] < 0.001
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_orthogonalise_brings_singular_values_near_one():
+    matrices = torch.randn(3, 16, 40, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(matrices))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_muon_leaves_first_last_and_vectors_to_adamw():
+    hidden, rest = split_parameters(VAE(TINY))
+    assert all(p.ndim >= 2 for p in hidden)
+    assert sum(p.numel() for p in hidden) + sum(p.numel() for p in rest) == sum(p.numel() for p in VAE(TINY).parameters())
+
+
+def test_history_smooths():
+    assert History([1.0, 2.0, 3.0], 1.5).smoothed(2) == pytest.approx([1.5, 2.5])
+    assert History([1.0, 2.0, 3.0], 1.5).steps_per_second == pytest.approx(2.0)
+
+
+def test_profiles_are_named(monkeypatch):
+    for name in PROFILES:
+        assert get_profile(name).name == name
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    assert get_profile().name == "smoke"
+    with pytest.raises(ValueError, match="no profile 'laptop'.*smoke, cpu, gpu"):
+        get_profile("laptop")
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    monkeypatch.delenv("COURSE_ARTIFACTS", raising=False)
+    monkeypatch.setenv("COURSE_PROFILE", "smoke")
+    vae = VAE(TINY)
+    path = artifacts.save_artifact("vae", vae, metrics={"psnr": 20.5}, steps=3)
+    return vae, path
+
+
+def test_artifacts_come_back_bit_for_bit(stored, capsys):
+    vae, path = stored
+    again = artifacts.load_model(VAE, VAEConfig, "vae")
+    assert all(torch.equal(a, b) for a, b in zip(vae.state_dict().values(), again.state_dict().values(), strict=True))
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["metrics"] == {"psnr": 20.5}
+    assert card["profile"] == "smoke"
+    assert "OpenMoji" in card["license"]
+    assert "your own training" in capsys.readouterr().out
+
+
+def test_checkpoints_stand_in_for_what_is_not_trained_yet(stored, tmp_path, capsys):
+    _, path = stored
+    path.parent.rename(tmp_path / "checkpoints")
+    artifacts.load_model(VAE, VAEConfig, "vae")
+    assert "the course's checkpoints" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered"])
+def test_damaged_weights_are_refused(stored, damage):
+    _, path = stored
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    else:
+        data[-5] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="cut short or altered"):
+        artifacts.load_artifact("vae")
+
+
+def test_missing_parts_say_what_to_do(stored):
+    with pytest.raises(FileNotFoundError, match="run the notebook that trains it"):
+        artifacts.load_artifact("unet")
