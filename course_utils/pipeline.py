@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +15,23 @@ from tqdm.auto import tqdm
 
 from course_utils.diffusion.editing import inpaint_blend, strength_timesteps
 from course_utils.diffusion.forward import add_noise
-from course_utils.diffusion.guidance import guided
-from course_utils.diffusion.samplers import ddim_step, sample
+from course_utils.diffusion.guidance import check_guidance_scale, guided
+from course_utils.diffusion.reverse import Denoiser
+from course_utils.diffusion.samplers import ddim_step, noise_like, sample
 from course_utils.diffusion.schedule import NoiseSchedule
 from course_utils.models.clip import CLIP, CLIPConfig, TextEncoder
-from course_utils.models.tokenizer import Tokenizer
+from course_utils.models.tokenizer import Tokenizer, split_words
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
 
 
 @dataclass
 class Drawn:
-    """What a pipeline call returns: `images`, PIL pictures, and the latents they were decoded from."""
+    """What a pipeline call returns: PIL pictures, the latents they were decoded from, and the decoded numbers."""
 
     images: list[Image.Image]
-    latents: Tensor
+    latents: Tensor  # [B, C, h, w], scaled
+    pictures: Tensor  # [B, 3, H, W] float, about in [-1, 1]
 
 
 def to_pil(pictures: Tensor) -> list[Image.Image]:
@@ -70,13 +72,19 @@ class TextToImage:
         Raises:
             FileNotFoundError: a part is missing. ValueError: a file was cut short or altered.
         """
-        from course_utils.training.artifacts import find_artifact, load_artifact, load_model
+        from course_utils.training.artifacts import find_parts, load_model, read_card
 
-        vae = load_model(VAE, VAEConfig, "vae", folder).to(device)
-        clip = load_model(CLIP, CLIPConfig, "clip", folder).to(device)
-        unet = load_model(UNet, UNetConfig, "unet", folder).to(device)
-        tokenizer = Tokenizer.load(find_artifact("clip", folder) / "tokenizer")
-        _, card = load_artifact("unet", folder)
+        where = find_parts(folder)  # the VAE and the text encoder that this U-Net was trained with
+        vae = load_model(VAE, VAEConfig, "vae", where["vae"]).to(device)
+        clip = load_model(CLIP, CLIPConfig, "clip", where["clip"]).to(device)
+        unet = load_model(UNet, UNetConfig, "unet", where["unet"]).to(device)
+        tokenizer = Tokenizer.load(where["clip"] / "tokenizer")
+        card = read_card("unet", where["unet"])
+        if not {"betas", "prediction_type"} <= set(card):
+            raise ValueError(
+                "the card unet.json lacks betas or prediction_type, so nobody knows how to sample from these weights: "
+                "train the U-Net again (notebook 05)"
+            )
         schedule = NoiseSchedule(torch.tensor(card["betas"]))
         return cls(vae, unet, clip.text, tokenizer, schedule, card["prediction_type"])
 
@@ -88,28 +96,45 @@ class TextToImage:
     def encode_prompt(self, prompt: str | list[str]) -> Tensor:
         """The text encoder's states, [B, L, D], that the U-Net reads; "" is the empty prompt of no condition.
 
-        Warns of words that no training caption had (they fall into several pieces).
+        Warns of words that no training caption had (nearly all of them fall into several pieces), and of words that
+        were cut because the prompt is too long.
+
+        Raises:
+            TypeError: something else than text. ValueError: an empty list.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(isinstance(p, str) for p in prompts):
-            raise TypeError(f"a prompt is a string or a list of strings, got {prompt!r}")
-        unseen = sorted({w for p in prompts for w in p.split() if len(self.tokenizer.tokenize(w)) > 1})
+        prompts = as_prompts(prompt)
+        unseen = {w for p in prompts for w in split_words(p) if len(self.tokenizer.tokenize(w)) > 1}
         if unseen:
             warnings.warn(
-                f"never seen in training: {', '.join(map(repr, unseen))}; the picture will not know what is meant",
+                f"never seen in training: {', '.join(map(repr, sorted(unseen)))}; "
+                "the picture will not know what is meant",
                 stacklevel=2,
             )
         return self.text_encoder(self.tokenizer.encode(prompts).to(self.device))
 
-    def denoiser(self, prompt: str | list[str], negative_prompt: str | list[str] | None, guidance_scale: float):
+    def denoiser(
+        self, prompt: str | list[str], negative_prompt: str | list[str] | None, guidance_scale: float
+    ) -> Denoiser:
         """The guided U-Net for these prompts: a callable of (x_t, t) for any sampler."""
-        cond = self.encode_prompt(prompt)
-        uncond = self.encode_prompt(negative_prompt or "")
-        if len(uncond) not in (1, len(cond)):
-            raise ValueError(f"{len(cond)} prompts need one negative prompt or as many, got {len(uncond)}")
+        check_guidance_scale(guidance_scale)
+        prompts, negative = as_prompts(prompt), as_prompts(negative_prompt or "")
+        if len(negative) not in (1, len(prompts)):
+            raise ValueError(f"{len(prompts)} prompts need one negative prompt or as many, got {len(negative)}")
+        cond, uncond = self.encode_prompt(prompts), self.encode_prompt(negative)  # [B, L, D], [1 or B, L, D]
         return guided(self.unet, cond, uncond.expand_as(cond), guidance_scale)
 
-    @torch.no_grad()
+    def noise(self, count: int, generator: torch.Generator | None = None, size: int = 64) -> Tensor:
+        """Starting noise for `count` pictures of `size` pixels a side, [count, C, size/8, size/8].
+
+        Drawn on the generator's device, so that one on the CPU gives the same noise everywhere.
+        """
+        unit = self.vae.config.factor * self.unet.config.factor
+        if size < unit or size % unit:
+            raise ValueError(f"size must be a multiple of {unit} pixels, got {size}")
+        side = size // self.vae.config.factor
+        like = torch.empty(count, self.vae.config.latent_channels, side, side, device=self.device)
+        return noise_like(like, torch.default_generator if generator is None else generator)
+
     def trajectory(
         self,
         prompt: str | list[str],
@@ -124,23 +149,16 @@ class TextToImage:
         size: int = 64,
     ) -> Iterator[Tensor]:
         """Every latent x_t on the way from noise to picture, the last one x_0; arguments as in `__call__`."""
+        self.schedule.timesteps(num_inference_steps)  # refuses a bad number before the text encoder runs
         denoiser = self.denoiser(prompt, negative_prompt, guidance_scale)
         if x_T is None:
-            count = 1 if isinstance(prompt, str) else len(prompt)
-            x_T = self.noise(count, generator, size)
-        yield from sample(
+            x_T = self.noise(len(as_prompts(prompt)), generator, size)
+        steps = sample(
             denoiser, self.schedule, x_T.to(self.device), num_inference_steps,
             sampler=sampler, eta=eta, prediction_type=self.prediction_type, generator=generator,
         )  # fmt: skip
+        return _without_gradients(steps)
 
-    def noise(self, count: int, generator: torch.Generator | None = None, size: int = 64) -> Tensor:
-        """Starting noise for `count` pictures, [count, C, size/8, size/8]."""
-        side = size // self.vae.config.factor
-        shape = (count, self.vae.config.latent_channels, side, side)
-        where = generator.device if generator is not None else self.device
-        return torch.randn(shape, generator=generator, device=where).to(self.device)
-
-    @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str],
@@ -156,7 +174,8 @@ class TextToImage:
 
         Args:
             prompt: what to draw; "" draws anything.
-            negative_prompt: what to stay away from; takes the empty prompt's place in guidance.
+            negative_prompt: what to stay away from; takes the empty prompt's place in guidance, and so does nothing
+                at guidance_scale 1.
             num_inference_steps: 1 … T; 10 to 50 is usual.
             guidance_scale: w in uncond + w (cond − uncond); 1 is the plain conditional prediction.
             generator: the source of the starting noise, for pictures that can be drawn again.
@@ -164,12 +183,12 @@ class TextToImage:
             options: `sampler`, `eta`, `x_T` and `size`, as in `trajectory`.
 
         Raises:
-            ValueError: steps outside 1 … T, a negative guidance scale, an unknown sampler.
+            ValueError: steps outside 1 … T, a negative guidance scale, an unknown sampler. TypeError: a prompt that is
+                no text.
         """
         steps = self.trajectory(prompt, negative_prompt, num_inference_steps, guidance_scale, generator, **options)
-        for x_t in tqdm(steps, total=num_inference_steps, disable=not progress, leave=False):
-            pass
-        return self._decoded(x_t)
+        *_, x_0 = tqdm(steps, total=num_inference_steps, disable=not progress, leave=False)
+        return self._decoded(x_0)
 
     @torch.no_grad()
     def image_to_image(
@@ -186,27 +205,61 @@ class TextToImage:
         """Redraw pictures [B, 3, H, W] in [-1, 1]: noise them part of the way, then denoise towards the prompt.
 
         Args:
-            strength: 0 leaves them as they are, 1 forgets them; SDEdit, arXiv 2108.01073.
-            mask: [B or 1, 1, H, W], 1 where something new is wanted; elsewhere the picture is kept (inpainting).
+            strength: 0 leaves them as they are (but for the VAE), 1 forgets them; SDEdit, arXiv 2108.01073.
+            mask: [B or 1, 1, H, W] of 0 and 1, 1 where something new is wanted; elsewhere the picture stays as it is,
+                pixel for pixel (inpainting). Latents are redrawn where any of their 8×8 pixels is.
+
+        Raises:
+            ValueError: strength outside [0, 1], steps outside 1 … T, pictures, prompts and mask that do not fit.
         """
+        timesteps = strength_timesteps(self.schedule.timesteps(num_inference_steps), strength).tolist()
         latents = self.vae.to_latents(pictures.to(self.device))
-        prompts = [prompt] * len(latents) if isinstance(prompt, str) else prompt
+        prompts = [prompt] * len(latents) if isinstance(prompt, str) else as_prompts(prompt)
+        if len(prompts) != len(latents):
+            raise ValueError(f"{len(latents)} pictures need one prompt or as many, got {len(prompts)}")
         denoiser = self.denoiser(prompts, negative_prompt, guidance_scale)
-        timesteps = strength_timesteps(self.schedule.timesteps(num_inference_steps), strength)
-        if len(timesteps) == 0:
-            return self._decoded(latents)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        x_t = add_noise(self.schedule, latents, int(timesteps[0]), noise)
-        if mask is not None:  # a latent is redrawn when most of its 8×8 pixels are
-            keep = (F.interpolate(mask.float().to(self.device), size=latents.shape[-2:], mode="area") > 0.5).float()
-        steps = timesteps.tolist()
-        for t, t_prev in zip(steps, [*steps[1:], -1], strict=True):
+        redraw = None if mask is None else self._latent_mask(mask, pictures)  # [B or 1, 1, h, w]
+        noise = noise_like(latents, torch.default_generator if generator is None else generator)
+        x_t = latents
+        if timesteps:
+            x_t = noise if strength == 1 else add_noise(self.schedule, latents, timesteps[0], noise)
+        for t, t_prev in zip(timesteps, [*timesteps[1:], -1], strict=False):
             prediction = denoiser(x_t, torch.full((len(x_t),), t, device=self.device))
             x_t = ddim_step(self.schedule, prediction, x_t, t, t_prev, prediction_type=self.prediction_type)
-            if mask is not None:
+            if redraw is not None:
                 known = latents if t_prev < 0 else add_noise(self.schedule, latents, t_prev, noise)
-                x_t = inpaint_blend(x_t, known, keep)
-        return self._decoded(x_t)
+                x_t = inpaint_blend(x_t, known, redraw)
+        drawn = self.vae.from_latents(x_t)
+        if mask is not None:  # the decoder reads its neighbours: what was to stay is put back as it was
+            drawn = inpaint_blend(drawn, pictures.to(drawn), mask.to(drawn))
+        return Drawn(to_pil(drawn), x_t, drawn)
 
+    def _latent_mask(self, mask: Tensor, pictures: Tensor) -> Tensor:
+        """A mask of pixels as a mask of latents: 1 where any of a latent's pixels is 1."""
+        if mask.ndim != 4 or mask.shape[0] not in (1, len(pictures)) or mask.shape[1:] != pictures[:, :1].shape[1:]:
+            wanted = f"[1 or {len(pictures)}, 1, {pictures.shape[2]}, {pictures.shape[3]}]"
+            raise ValueError(f"the mask must be {wanted}, as its pictures, got {list(mask.shape)}")
+        mask = mask.float().to(self.device)
+        if bool(((mask != 0) & (mask != 1)).any()):
+            raise ValueError("the mask must hold 0 (keep) and 1 (draw anew) only")
+        return F.max_pool2d(mask, self.vae.config.factor)
+
+    @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Drawn:
-        return Drawn(to_pil(self.vae.from_latents(latents)), latents)
+        pictures = self.vae.from_latents(latents)
+        return Drawn(to_pil(pictures), latents, pictures)
+
+
+def as_prompts(prompt: str | Sequence[str]) -> list[str]:
+    """Prompts as a list; TypeError if one is no text, ValueError if there is none."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
+        raise TypeError(f"a prompt is a string or a list of strings, got {prompt!r:.80}")
+    if not prompts:
+        raise ValueError('there is no prompt in the list; for a picture of anything give the empty prompt, ""')
+    return list(prompts)
+
+
+@torch.no_grad()
+def _without_gradients(steps: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield from steps

@@ -275,6 +275,13 @@ def report(folder: Path, times: dict[str, float], since: float) -> None:
         print("\nPictures drawn", *(f"  {_relative(picture)}" for picture in new), sep="\n")
 
 
+def keep_times(path: Path, times: dict[str, float]) -> None:
+    """Each notebook's last wall time in seconds, those of earlier calls included."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dict(sorted((known | times).items())), indent=2) + "\n", encoding="utf-8")
+
+
 def _relative(path: Path) -> str:
     try:
         return str(path.resolve().relative_to(Path.cwd()))
@@ -321,12 +328,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run the course's notebooks in order.")
     parser.add_argument("notebooks", nargs="*", help="such as 01_vae or 1; default: all")
     parser.add_argument("--profile", help="smoke, cpu or gpu; default: what suits the machine")
+    parser.add_argument("--first", help="begin with this notebook; the earlier ones keep what they trained")
     parser.add_argument("--save", action="store_true", help="keep the outputs in notebooks/")
     options = parser.parse_args(arguments)
     times: dict[str, float] = {}
     since = time.time()
+    path = Path("01")
     try:
         paths = find_notebooks(options.notebooks)
+        if options.first:
+            first = find_notebooks([options.first])[0]
+            paths = [path for path in paths if path.name >= first.name]
         profile, folder = choose_profile(options.profile)
         os.environ["COURSE_PROFILE"] = profile
         print(f"{len(paths)} notebook{'s' if len(paths) > 1 else ''}, profile {profile}", flush=True)
@@ -340,12 +352,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     told = f"{path.name} stopped at {error}\n  The notebook up to there: {_relative(copy)}"
                     raise CourseError(told) from None
             times[path.stem] = status.seconds
+            keep_times(folder / "times.json", times)
             print(f"{path.stem:<22} done in {clock(status.seconds):>6}   {_relative(save_to)}", flush=True)
     except CourseError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. Run the same command again: training goes on where it stopped.", file=sys.stderr)
+        print(
+            f"\nStopped in {path.stem}. `make course FROM={path.stem[:2]}` goes on with it, and its training "
+            "where it stopped.",
+            file=sys.stderr,
+        )
         return 130
     report(folder, times, since)
     return 0

@@ -15,7 +15,7 @@ class Mistake(AssertionError):
 
 
 def check_for(reference: Callable) -> Callable[[Callable[[Callable], None]], Callable[[Any], Callable]]:
-    """Make a check out of a test: `@check_for(add_noise) def add_noise_check(candidate): …` raises `Mistake` or returns.
+    """Make a check out of a test that raises `Mistake` or returns: `@check_for(add_noise) def add_noise(candidate): …`.
 
     The check returns the candidate where the test passes. Where it does not, it says why and returns the course's own
     version, so that one unsolved exercise never stops a notebook; with COURSE_GRADING=1 it raises instead.

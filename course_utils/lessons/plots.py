@@ -6,6 +6,7 @@ Every function returns the matplotlib figure (or the object that Jupyter display
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import matplotlib.pyplot as plt
 import torch
@@ -20,7 +21,7 @@ from course_utils.training.loop import History
 
 LIT, DIM, INK, LINE = "#ffd166", "#eef1f4", "#22303c", "#7b8a97"
 
-Pictures = Tensor | Sequence[Tensor] | Sequence[Image.Image]
+Pictures: TypeAlias = Tensor | Sequence[Tensor] | Sequence[Image.Image]
 
 
 def as_arrays(pictures: Pictures) -> list:
@@ -126,7 +127,9 @@ def done(figure: Figure) -> Figure:
     return figure
 
 
-def live_preview(draw: Callable[[int, nn.Module, list[float]], Figure]) -> Callable[[int, nn.Module, list[float]], None]:
+def live_preview(
+    draw: Callable[[int, nn.Module, list[float]], Figure],
+) -> Callable[[int, nn.Module, list[float]], None]:
     """A preview for `train` that redraws one figure in place: `train(..., preview=live_preview(draw))`.
 
     `draw(step, model, losses)` returns a figure; it is called with gradients off.

@@ -12,7 +12,7 @@ from course_utils.models.layers import attention, merge_heads, split_heads, to_p
 
 
 class CrossAttention(nn.Module):
-    """Attention whose queries come from `x` and whose keys and values come from `context` (from x itself: self-attention).
+    """Attention with queries from `x` and keys and values from `context` (without one, from x: self-attention).
 
     `forward` maps x [B, N, width] and context [B, L, context_width] to [B, N, width].
     """

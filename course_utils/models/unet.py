@@ -186,9 +186,7 @@ class UNet(nn.Module):
                 f"x_t must be [B, {c.latent_channels}, h, w] with h and w multiples of {f}, got {list(x_t.shape)}"
             )
         if context.ndim != 3 or context.shape[0] != len(x_t) or context.shape[2] != c.context_width:
-            raise ValueError(
-                f"context must be [B={len(x_t)}, L, {c.context_width}], got {list(context.shape)}"
-            )
+            raise ValueError(f"context must be [B={len(x_t)}, L, {c.context_width}], got {list(context.shape)}")
         t = torch.as_tensor(t, device=x_t.device)
         if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x_t)):
             raise ValueError(f"t must be one timestep or [B={len(x_t)}] of them, got shape {list(t.shape)}")

@@ -35,13 +35,10 @@ class VAEConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
         if not self.channels or any(c % self.norm_groups for c in self.channels):
-            raise ValueError(
-                f"each of channels={self.channels} must be a multiple of norm_groups={self.norm_groups}"
-            )
+            raise ValueError(f"each of channels={self.channels} must be a multiple of norm_groups={self.norm_groups}")
         if self.layers_per_block < 1 or self.latent_channels < 1:
             raise ValueError(
-                f"layers_per_block={self.layers_per_block} and latent_channels={self.latent_channels} "
-                "must be 1 or more"
+                f"layers_per_block={self.layers_per_block} and latent_channels={self.latent_channels} must be 1 or more"
             )
 
     @property
@@ -85,7 +82,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures [B, 3, H, W] to the numbers that describe a Gaussian over latents, [B, 2 · latent_channels, H/8, W/8]."""
+    """Pictures [B, 3, H, W] to the moments of a Gaussian over latents, [B, 2 · latent_channels, H/8, W/8]."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -181,8 +178,9 @@ class DiagonalGaussian:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One latent for each picture, [B, C, h, w]; gradients reach the encoder."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
-        return reparameterise(self.mean, self.log_variance, noise)
+        device = generator.device if generator is not None else self.mean.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device)  # drawn where the generator lives
+        return reparameterise(self.mean, self.log_variance, noise.to(self.mean.device))
 
     def mode(self) -> Tensor:
         """The most likely latent, [B, C, h, w]: the mean."""

@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import platform
+import warnings
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from course_utils.training.profiles import get_profile
 from course_utils.training.state import write_safely
 
 Model = TypeVar("Model", bound=nn.Module)
+MADE_IN = {"vae": "notebook 01_vae", "clip": "notebook 04_clip", "unet": "notebook 05_unet_cfg"}
 LICENSE = "CC BY-SA 4.0: trained on OpenMoji artwork, the open-source emoji and icon project (openmoji.org)"
 
 
@@ -62,7 +64,7 @@ def save_artifact(
     metrics: dict[str, float] | None = None,
     **facts: Any,
 ) -> Path:
-    """Write `<name>.safetensors` and `<name>.json`; the old pair stays until the new one is whole.
+    """Write `<name>.safetensors` and `<name>.json`, each whole or not at all.
 
     Args:
         name: "vae", "clip", "unet", "judge" …
@@ -76,7 +78,8 @@ def save_artifact(
     folder = artifacts_folder() if folder is None else Path(folder)
     path = folder / f"{name}.safetensors"
     config = getattr(model, "config", None) if config is None else config
-    write_safely(path, dict(model.state_dict()), {"class": type(model).__name__})
+    state = {k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    write_safely(path, state, {"class": type(model).__name__})
     card = {
         "name": name,
         "class": type(model).__name__,
@@ -113,10 +116,31 @@ def find_artifact(name: str, folder: str | Path | None = None) -> Path:
         if (candidate / f"{name}.safetensors").exists():
             return candidate
     places = " or ".join(str(f.name if f.name == "checkpoints" else Path(f.parent.name) / f.name) for f in folders)
+    notebook = MADE_IN.get(name, "the notebook that trains it")
     raise FileNotFoundError(
-        f"there is no {name}.safetensors in {places}: run the notebook that trains it, or restore checkpoints/ with "
+        f"there is no {name}.safetensors in {places}: run {notebook}, or restore checkpoints/ with "
         "`git checkout -- checkpoints`"
     )
+
+
+def read_card(name: str, folder: str | Path | None = None) -> dict:
+    """The card of a part, without reading its weights.
+
+    Raises:
+        FileNotFoundError: there is no such part, or its card is missing. ValueError: the card cannot be read.
+    """
+    path = find_artifact(name, folder) / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{name}.safetensors lies there without its card {path.name}: train it again or restore both"
+        )
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # bad JSON, or bytes that are no text
+        raise ValueError(f"the card {path.name} is not JSON ({error}): train the part again or restore it") from None
+    if not isinstance(card, dict):
+        raise ValueError(f"the card {path.name} holds a {type(card).__name__}, not an object: train the part again")
+    return card
 
 
 def load_artifact(name: str, folder: str | Path | None = None) -> tuple[dict[str, Tensor], dict]:
@@ -127,33 +151,77 @@ def load_artifact(name: str, folder: str | Path | None = None) -> tuple[dict[str
         ValueError: the file was cut short or altered since its card was written.
     """
     folder = find_artifact(name, folder)
-    path, card_path = folder / f"{name}.safetensors", folder / f"{name}.json"
-    if not card_path.exists():
-        raise FileNotFoundError(f"{path.name} lies there without its card {card_path.name}: train it again or restore both")
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the card {card_path.name} is not JSON ({error}): train the part again or restore it") from None
+    card = read_card(name, folder)
+    path = folder / f"{name}.safetensors"
     found = sha256(path)
     if found != card.get("sha256"):
         raise ValueError(
             f"{path.name} is not the file its card describes (sha256 {found[:12]}…, the card says "
             f"{str(card.get('sha256'))[:12]}…): it was cut short or altered. Train it again or restore it."
         )
-    with safe_open(path, "pt") as file:  # fails on a malformed header before anything is used
-        file.metadata()
-    return load_file(path), card
+    try:
+        return load_file(path), card
+    except SafetensorError as error:  # a card written for a file that was broken from the start
+        raise ValueError(f"{path.name} is not a safetensors file ({error}): train the part again") from None
 
 
 def load_model(model_class: type[Model], config_class: type, name: str, folder: str | Path | None = None) -> Model:
-    """A trained part, in eval mode, with a line that says where it came from: `load_model(VAE, VAEConfig, "vae")`."""
+    """A trained part, in eval mode, with a line that says where it came from: `load_model(VAE, VAEConfig, "vae")`.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it was altered, or its config and weights belong to another class.
+    """
     where = find_artifact(name, folder)
     state, card = load_artifact(name, where)
     from_dict = getattr(config_class, "from_dict", None)
-    model = model_class(from_dict(card["config"]) if from_dict else config_class(**card["config"]))
-    model.load_state_dict(state)
+    try:
+        config = from_dict(card["config"]) if from_dict else config_class(**card["config"])
+        model = model_class(config)
+        model.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{name}.safetensors and its card do not describe a {model_class.__name__} ({reason}): train it again"
+        ) from error
     print(f"{name}: from {describe(where, card)}")
     return model.eval()
+
+
+def fingerprints(*names: str, folder: str | Path | None = None) -> dict[str, str]:
+    """The sha256 of each part as `load_model` would find it now: a card's note of what a network was trained with.
+
+    `save_artifact("unet", unet, trained_with=fingerprints("vae", "clip"), ...)`
+    """
+    return {name: read_card(name, folder)["sha256"] for name in names}
+
+
+def find_parts(folder: str | Path | None = None) -> dict[str, Path]:
+    """The folders of "unet", "vae" and "clip", chosen so that the three belong together.
+
+    A U-Net knows the latents of one VAE and the words of one text encoder; others, however good, make noise of its
+    pictures. So those are taken that its card names (`trained_with`), from `artifacts/<profile>/` or `checkpoints/`;
+    where the card names none, those that lie beside it. Warns where the one it was trained with is gone.
+
+    Raises:
+        FileNotFoundError: a part is missing. ValueError: a card cannot be read.
+    """
+    found = {"unet": find_artifact("unet", folder)}
+    trained_with = read_card("unet", found["unet"]).get("trained_with", {})
+    places = [found["unet"]] if folder else [found["unet"], artifacts_folder(), checkpoints_folder()]
+    for name in ("vae", "clip"):
+        there = [place for place in places if (place / f"{name}.safetensors").exists()]
+        if not there:
+            find_artifact(name, folder)  # raises, and says which notebook makes it
+        wanted = trained_with.get(name)
+        matching = [place for place in there if wanted in (None, read_card(name, place).get("sha256"))]
+        if not matching:
+            warnings.warn(
+                f"the U-Net was trained with another {name} than the one in {there[0].name}: the pictures will be "
+                "wrong. Train the U-Net again (notebook 05), or bring back the old part.",
+                stacklevel=2,
+            )
+        found[name] = (matching or there)[0]
+    return found
 
 
 def describe(where: Path, card: dict) -> str:

@@ -1,8 +1,8 @@
 """One training loop for every network of the course; nothing in it knows what a picture is.
 
-`train(model, loss, steps=…, lr=…)` asks `loss(generator)` for a scalar, steps AdamW (and Muon, if asked), keeps an exponential moving
-average of the weights, and returns a `History`. It saves its whole state now and then, so that an interrupted run, or
-one whose kernel died, goes on where it stopped and ends with the weights it would have had.
+`train(model, loss, steps=…, lr=…)` asks `loss(generator)` for a scalar, steps AdamW (and Muon, if asked), keeps an
+exponential moving average of the weights, and returns a `History`. It saves its whole state now and then, so that an
+interrupted run, or one whose kernel died, goes on where it stopped and ends with the weights it would have had.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class History:
 
 @functools.lru_cache
 def best_precision(device_type: str) -> str:
-    """"float32", "bf16" or "fp16": what this machine multiplies matrices fastest in, measured on a processor."""
+    """ "float32", "bf16" or "fp16": what this machine multiplies matrices fastest in, measured on a processor."""
     if device_type == "cuda":
         return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
     if device_type != "cpu":
@@ -98,7 +98,12 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def make_optimizers(
-    model: nn.Module, lr: float, muon_lr: float | None, betas: tuple[float, float], weight_decay: float
+    model: nn.Module,
+    lr: float,
+    muon_lr: float | None,
+    betas: tuple[float, float],
+    weight_decay: float,
+    precision: str = "float32",
 ) -> list[torch.optim.Optimizer]:
     """AdamW for every parameter, or AdamW and Muon for a part each; `initial_lr` in each group is its peak rate."""
     hidden, rest = split_parameters(model) if muon_lr is not None else ([], list(model.parameters()))
@@ -106,7 +111,7 @@ def make_optimizers(
         torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=rest[0].device.type != "mps")
     ]
     if hidden and muon_lr is not None:
-        optimizers.append(Muon(hidden, lr=muon_lr))
+        optimizers.append(Muon(hidden, lr=muon_lr, dtype=torch.bfloat16 if precision == "bf16" else torch.float32))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -138,9 +143,10 @@ def train(
 
     Args:
         model: any module; its device is where the loss is computed.
-        loss: draws its own batch with the generator it is given and returns a scalar. All randomness must come from that
-            generator (it lives on the CPU), so that a resumed run sees what an uninterrupted one would have.
-        steps: optimiser steps. lr: AdamW's peak learning rate, reached after `warmup` steps (a twentieth of all if None).
+        loss: draws its own batch with the generator it is given and returns a scalar. All randomness must come from
+            that generator (it lives on the CPU), so that a resumed run sees what an uninterrupted one would have.
+        steps: optimiser steps.
+        lr: AdamW's peak learning rate, reached after `warmup` steps (a twentieth of all if None).
         muon_lr: with a number, hidden matrices and convolutions are trained by Muon at this rate instead.
         name, folder: where the resumable state lies, `folder/name.safetensors`; without a folder nothing is saved.
         ema: decay of the moving average of the weights, warmed up so that short runs are not held back by it.
@@ -157,14 +163,22 @@ def train(
     device = next(model.parameters()).device
     precision = best_precision(device.type) if precision == "auto" else precision
     warmup = max(1, steps // 20) if warmup is None else max(1, warmup)
-    optimizers = make_optimizers(model, lr, muon_lr, betas, weight_decay)
+    optimizers = make_optimizers(model, lr, muon_lr, betas, weight_decay, precision)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     average = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(seed)
     history, start = History(), 0
 
     path = Path(folder) / f"{name}.safetensors" if folder else None
-    settings = {"steps": steps, "lr": lr, "muon_lr": muon_lr, "warmup": warmup, "seed": seed, "ema": ema, "weight_decay": weight_decay}
+    settings = {
+        "steps": steps,
+        "lr": lr,
+        "muon_lr": muon_lr,
+        "warmup": warmup,
+        "seed": seed,
+        "ema": ema,
+        "weight_decay": weight_decay,
+    }
     if path and path.exists() and not restart:
         start = load_state(path, settings, model, average, optimizers, generator, history)
     every = max(1, steps // max(1, previews))

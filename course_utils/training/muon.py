@@ -1,12 +1,12 @@
 """Muon: momentum whose matrices are made orthogonal before each step.
 
-A gradient matrix is usually dominated by a few directions; Adam follows them and learns the others slowly. Muon replaces
-the momentum U S Vᵀ by about U Vᵀ, so that every direction moves by the same amount. On the course's VAE that is
-worth nearly 2 dB after 300 steps.
+A gradient matrix is usually dominated by a few directions; Adam follows them and learns the others slowly. Muon
+replaces the momentum U S Vᵀ by about U Vᵀ, so that every direction moves by the same amount. On the course's VAE that
+is worth nearly 2 dB after 300 steps.
 
 Sources: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et al. 2025
-(arXiv 2502.16982). PyTorch's own Muon takes matrices only; this one takes convolutions too (one row an output channel) and
-works on all matrices of a shape at once, which on a processor is what makes it cheap.
+(arXiv 2502.16982). PyTorch's own Muon takes matrices only; this one takes convolutions too (one row an output
+channel) and works on all matrices of a shape at once, which on a processor is what makes it cheap.
 """
 
 from __future__ import annotations
@@ -36,10 +36,18 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         lr: how far each direction moves a step; 0.02 suits most networks. momentum: Nesterov's.
+        dtype: what the iteration computes in; bfloat16 is exact enough where the machine multiplies it faster.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95):
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__(list(params), {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -55,17 +63,20 @@ class Muon(torch.optim.Optimizer):
                 update = update.T if tall else update
                 by_shape[(update.shape[0], update.shape[1])].append((p, update, tall))
             for entries in by_shape.values():
-                updates = orthogonalise(torch.stack([u for _, u, _ in entries]))
+                updates = orthogonalise(torch.stack([u for _, u, _ in entries]).to(self.dtype))
                 for (p, _, tall), update in zip(entries, updates, strict=True):
                     rows, columns = p.shape[0], p[0].numel()
                     step = group["lr"] * max(1.0, rows / columns) ** 0.5
-                    p.add_((update.T if tall else update).reshape(p.shape), alpha=-step)
+                    p.add_((update.T if tall else update).reshape(p.shape).to(p.dtype), alpha=-step)
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(hidden matrices and convolutions for Muon, the rest for AdamW): first and last layers, tables, norms, biases stay
-    with AdamW, as Muon's authors advise."""
-    hidden, rest = [], []
+    """(hidden matrices and convolutions for Muon, the rest for AdamW).
+
+    First and last layers, tables, norms and biases stay with AdamW, as Muon's authors advise.
+    """
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, p in model.named_parameters():
         outer = "conv_in." in name or "conv_out." in name or id(p) in tables or p.ndim < 2 or "position" in name

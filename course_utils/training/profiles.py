@@ -38,30 +38,33 @@ class Profile:
     evaluation_pictures: int = 512  # drawn from prompts for each score of notebook 06
 
     vae: VAEConfig = field(default_factory=lambda: VAEConfig((16, 32, 64, 64)))
-    vae_beta: float = 1e-3
-    vae_budget: Budget = Budget(4000, 16, 3e-3)
-    autoencoder_budget: Budget = Budget(250, 16, 3e-3)  # the plain autoencoder and the other β of notebook 01
+    vae_beta: float = 5e-3
+    vae_budget: Budget = Budget(3600, 16, 3e-3, 0.02)
+    autoencoder_budget: Budget = Budget(250, 16, 3e-3, 0.02)  # the plain autoencoder and the other β of notebook 01
 
     noise_reader_budget: Budget = Budget(400, 128, 2e-3)
     toy_budget: Budget = Budget(3000, 512, 2e-3)
     unconditional_width: int = 96
-    unconditional_budget: Budget = Budget(600, 128, 2e-3)
+    unconditional_budget: Budget = Budget(600, 128, 2e-3, 0.02)
 
     vocab_size: int = 1024
     clip: CLIPConfig = field(
         default_factory=lambda: CLIPConfig(
-            text=CLIPTextConfig(vocab_size=1024, max_length=24, width=128, layers=3, heads=4),
+            text=CLIPTextConfig(vocab_size=1024, max_length=16, width=128, layers=3, heads=4),
             vision=CLIPVisionConfig(image_size=64, patch_size=8, width=128, layers=4, heads=4),
             embed_dim=128,
         )
     )
-    clip_budget: Budget = Budget(1200, 128, 1e-3)
+    clip_budget: Budget = Budget(900, 64, 1e-3, 0.02)
 
     unet: UNetConfig = field(default_factory=UNetConfig)
-    unet_budget: Budget = Budget(2000, 128, 1e-3)
+    unet_budget: Budget = Budget(1400, 128, 1e-3, 0.02)
     condition_dropout: float = 0.1
 
-    judge_budget: Budget = Budget(600, 128, 2e-3)
+    sampling_steps: int = 25  # in notebook 06
+    finetune_budget: Budget = Budget(60, 32, 5e-4)  # notebook 06, on eight pictures of one's own
+
+    judge_budget: Budget = Budget(400, 128, 2e-3, 0.02)
 
 
 _CPU = Profile(name="cpu", minutes={"01": 12, "02": 2, "03": 5, "04": 5, "05": 13, "06": 4})
@@ -73,14 +76,16 @@ _SMOKE = replace(
     scenes=512,
     test_scenes=64,
     evaluation_pictures=32,
-    vae_budget=Budget(8, 8, 3e-3),
-    autoencoder_budget=Budget(4, 8, 3e-3),
+    vae_budget=Budget(8, 8, 3e-3, 0.02),
+    autoencoder_budget=Budget(4, 8, 3e-3, 0.02),
     noise_reader_budget=Budget(8, 32, 2e-3),
     toy_budget=Budget(30, 256, 2e-3),
-    unconditional_budget=Budget(6, 32, 2e-3),
-    clip_budget=Budget(6, 32, 1e-3),
-    unet_budget=Budget(6, 32, 1e-3),
-    judge_budget=Budget(6, 32, 2e-3),
+    unconditional_budget=Budget(6, 32, 2e-3, 0.02),
+    clip_budget=Budget(6, 32, 1e-3, 0.02),
+    unet_budget=Budget(6, 32, 1e-3, 0.02),
+    sampling_steps=5,
+    finetune_budget=Budget(3, 16, 5e-4),
+    judge_budget=Budget(6, 32, 2e-3, 0.02),
 )
 
 _GPU = replace(
@@ -90,15 +95,16 @@ _GPU = replace(
     scenes=32768,
     evaluation_pictures=2048,
     vae=VAEConfig((32, 64, 128, 128), layers_per_block=2, norm_groups=16),
-    vae_budget=Budget(8000, 64, 2e-3),
-    autoencoder_budget=Budget(800, 64, 2e-3),
+    vae_budget=Budget(8000, 64, 2e-3, 0.02),
+    autoencoder_budget=Budget(800, 64, 2e-3, 0.02),
     noise_reader_budget=Budget(1000, 256, 2e-3),
     unconditional_width=192,
-    unconditional_budget=Budget(3000, 256, 1e-3),
-    clip_budget=Budget(2500, 256, 1e-3),
+    unconditional_budget=Budget(3000, 256, 1e-3, 0.02),
+    clip_budget=Budget(2500, 256, 1e-3, 0.02),
     unet=UNetConfig(channels=(128, 256), attention=(True, True), layers_per_block=2, heads=8),
-    unet_budget=Budget(8000, 256, 6e-4),
-    judge_budget=Budget(1000, 256, 2e-3),
+    unet_budget=Budget(8000, 256, 6e-4, 0.02),
+    finetune_budget=Budget(200, 64, 2e-4),
+    judge_budget=Budget(800, 256, 2e-3, 0.02),
 )
 
 PROFILES: dict[str, Profile] = {p.name: p for p in (_SMOKE, _CPU, _GPU)}

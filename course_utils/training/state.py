@@ -56,7 +56,7 @@ def load_state(
     generator: torch.Generator,
     history: History,
 ) -> int:
-    """Put a stored state back and return the step to go on from; 0, with a line that says why, where it does not fit."""
+    """Put a stored state back and return the step to go on from; 0, and a line that says why, where it does not fit."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()

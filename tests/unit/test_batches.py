@@ -95,7 +95,11 @@ def test_from_folder_cuts_squares_and_lays_transparency_on_white(tmp_path):
     Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     write_folder(
         tmp_path,
-        [{"file_name": "wide.png", "text": "a red square"}, "", {"file_name": "clear.png", "text": "nothing"}],
+        [
+            {"file_name": "wide.png", "text": "a red square"},
+            "",
+            {"file_name": "clear.png", "text": "nothing"},
+        ],
     )
     dataset = CaptionedImages.from_folder(tmp_path, size=16)
     assert dataset.images.shape == (2, 3, 16, 16) and dataset.captions == ["a red square", "nothing"]
@@ -109,10 +113,22 @@ def test_from_folder_cuts_squares_and_lays_transparency_on_white(tmp_path):
         ([], ValueError, "has no rows"),
         (["{"], ValueError, "line 1 is not JSON"),
         ([{"text": "a cat"}], ValueError, 'line 1 has no "file_name"'),
-        ([{"file_name": "ok.png", "text": "a cat"}, {"file_name": "ok.png"}], ValueError, 'line 2 has no "text"'),
+        (
+            [{"file_name": "ok.png", "text": "a cat"}, {"file_name": "ok.png"}],
+            ValueError,
+            'line 2 has no "text"',
+        ),
         (["[1]"], ValueError, 'line 1 has no "file_name"'),
-        ([{"file_name": "gone.png", "text": "a cat"}], FileNotFoundError, "gone.png, which is missing; add it"),
-        ([{"file_name": "broken.png", "text": "a cat"}], ValueError, "broken.png cannot be read .* save it again"),
+        (
+            [{"file_name": "gone.png", "text": "a cat"}],
+            FileNotFoundError,
+            "gone.png, which is missing; add it",
+        ),
+        (
+            [{"file_name": "broken.png", "text": "a cat"}],
+            ValueError,
+            "broken.png cannot be read .* save it again",
+        ),
         ([{"file_name": "cut.png", "text": "a cat"}], ValueError, "cut.png cannot be read .* save it again"),
         ([{"file_name": "../x.png", "text": "a cat"}], ValueError, "outside the folder"),
     ],

@@ -311,7 +311,11 @@ def test_prompts():
 
 def test_parsing_free_text():
     assert parse_caption("A RED car, on a blue background!") == {"object": "car", "color": "blue"}
-    assert parse_caption("the background is green: little pig") == {"object": "pig", "color": "green", "size": "small"}
+    assert parse_caption("the background is green: little pig") == {
+        "object": "pig",
+        "color": "green",
+        "size": "small",
+    }
     assert parse_caption("grey background, a star in the centre")["color"] == "gray"
     assert parse_caption("something else") == {}
     with pytest.raises(ValueError, match="more than one object: dog, cat"):

@@ -120,7 +120,9 @@ def test_orthogonalise_brings_singular_values_near_one():
 def test_muon_leaves_first_last_and_vectors_to_adamw():
     hidden, rest = split_parameters(VAE(TINY))
     assert all(p.ndim >= 2 for p in hidden)
-    assert sum(p.numel() for p in hidden) + sum(p.numel() for p in rest) == sum(p.numel() for p in VAE(TINY).parameters())
+    assert sum(p.numel() for p in hidden) + sum(p.numel() for p in rest) == sum(
+        p.numel() for p in VAE(TINY).parameters()
+    )
 
 
 def test_history_smooths():

@@ -1,0 +1,323 @@
+"""Checks of notebook 04: merging pairs, attention, the causal mask, the contrastive loss, zero-shot classification."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from course_utils.checks.base import Mistake, check_for, close, expect_shape
+from course_utils.models import bpe, clip, clip_transformer, layers
+
+PROMPT = ("<start>", "a", "dog", "on", "a", "red", "background", "<end>", "<end>", "<end>")
+CHANGED = 5  # "red" becomes "blue"
+
+
+def _random(*shape: int) -> Tensor:
+    """Fresh numbers on each call, drawn without touching the global generator."""
+    generator = torch.Generator()
+    generator.seed()
+    return torch.randn(*shape, generator=generator)
+
+
+def _number(value: Any, what: str) -> float:
+    """A float out of a float, an int or a tensor with one number; Mistake for anything else."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Mistake(f"{what} must be one number, got {type(value).__name__} (is a return missing?)")
+    return float(value)
+
+
+def _name_it(result: Tensor, slips: dict[str, Tensor], otherwise: str) -> Mistake:
+    """The mistake whose wrong value the result is."""
+    for message, wrong in slips.items():
+        if wrong.shape == result.shape and bool(wrong.isfinite().all()) and close(result, wrong):
+            return Mistake(message)
+    return Mistake(otherwise)
+
+
+def _untouched(names: str, before: list[Tensor], after: list[Tensor]) -> None:
+    if any(not torch.equal(a.detach(), b) for a, b in zip(after, before, strict=True)):
+        raise Mistake(f"it changes its arguments in place ({names}): write x * y, not x *= y or x.mul_(y)")
+
+
+def _gradient_reaches(result: Tensor, inputs: dict[str, Tensor]) -> None:
+    if not result.requires_grad:
+        raise Mistake(
+            "no gradient passes through it: is there a .detach(), an .item(), a torch.no_grad() or a torch.tensor(…)?"
+        )
+    # Squared, because the rows of a softmax sum to one whatever goes in.
+    gradients = torch.autograd.grad(result.square().sum(), list(inputs.values()), allow_unused=True)
+    for name, gradient in zip(inputs, gradients, strict=True):
+        if gradient is None or not bool(gradient.abs().sum() > 0):
+            raise Mistake(f"no gradient reaches {name}: keep it a tensor all the way (no .detach(), no .item())")
+
+
+_MERGES: tuple[tuple[tuple[str, ...], tuple[str, str], tuple[str, ...], str], ...] = (
+    (("c", "a", "t</w>"), ("a", "t</w>"), ("c", "at</w>"), "the pair at the end of the word should be joined"),
+    (("a", "b", "c"), ("a", "b"), ("ab", "c"), "what follows the last pair must stay: is the final symbol lost?"),
+    (("a", "b", "a", "b"), ("a", "b"), ("ab", "ab"), "each occurrence of the pair is joined, not only the first"),
+    (("b", "a"), ("a", "b"), ("b", "a"), "the order counts: b, a is not the pair a, b"),
+    (("a", "c", "b"), ("a", "b"), ("a", "c", "b"), "only neighbours are joined; here c stands between a and b"),
+    (
+        ("a", "a", "a"), ("a", "a"), ("aa", "a"),
+        "from left to right, and no symbol twice: after joining a pair, move on by two places",
+    ),
+    (("a", "a", "a", "a"), ("a", "a"), ("aa", "aa"), "after joining a pair, go on behind it: move on by two places"),
+    (
+        ("xa", "b", "a", "bx"), ("a", "b"), ("xa", "b", "a", "bx"),
+        "symbols are compared whole: xa is not a, and bx is not b (is the word joined to one string on the way?)",
+    ),
+    (("ab", "c"), ("a", "b"), ("ab", "c"), "a symbol that happens to be spelt like the pair stays as it is"),
+    (("a",), ("a", "b"), ("a",), "a word of one symbol has no pairs and comes back as it is"),
+    ((), ("a", "b"), (), "no symbols in, no symbols out"),
+)  # fmt: skip
+
+
+@check_for(bpe.merge_pair)
+def merge_pair(candidate: Callable[..., Any]) -> None:
+    """Cases that a person can do by hand."""
+    for symbols, pair, right, message in _MERGES:
+        got = candidate(symbols, pair)
+        if not isinstance(got, tuple):
+            kind = type(got).__name__
+            raise Mistake(f"the result must be a tuple, which can be the key of a table of words; got {kind}")
+        if got != right:
+            raise Mistake(f"merge_pair({symbols}, {pair}) should be {right}, got {got}: {message}")
+    given = ["a", "b", "a"]
+    candidate(given, ("a", "b"))
+    if given != ["a", "b", "a"]:
+        raise Mistake("it changes the symbols it was given: build a new list and leave the old one alone")
+
+
+@check_for(layers.attention_weights)
+def attention_weights(candidate: Callable[..., Any]) -> None:
+    """Oracle: PyTorch's own attention, which with the unit matrix as values returns the weights."""
+    query, key = 2 * _random(2, 3, 4, 7), 2 * _random(2, 3, 5, 7)
+    queries, keys = query.clone().requires_grad_(), key.clone().requires_grad_()
+    got = candidate(queries, keys)
+    expect_shape(got, (2, 3, 4, 5))
+    _untouched("query, key", [query, key], [queries, keys])
+    right = F.scaled_dot_product_attention(query, key, torch.eye(5).expand(2, 3, 5, 5))
+    scores = query @ key.mT
+    if not close(got.detach(), right):
+        slips = {
+            "the scores are not divided by √d": scores.softmax(-1),
+            "the scores are divided by d; by its square root is asked for": (scores / 7).softmax(-1),
+            "the scores are multiplied by √d; divide them": (scores * math.sqrt(7)).softmax(-1),
+            "d is the length of a query (query.shape[-1]), not the number of keys": (scores / math.sqrt(5)).softmax(-1),
+            "d is the length of a query (query.shape[-1]), not the number of queries": (scores / 2).softmax(-1),
+            "the softmax runs over the queries; over the keys is asked for (dim=-1)": (scores / 7**0.5).softmax(-2),
+            "these are the scores; the softmax over the keys is missing": scores / math.sqrt(7),
+            "the softmax comes before the division; divide the scores, then take the softmax":
+                scores.softmax(-1) / math.sqrt(7),
+        }  # fmt: skip
+        raise _name_it(got.detach(), slips, "the weights differ from softmax(q kᵀ / √d), the softmax over the keys")
+    _gradient_reaches(got, {"query": queries, "key": keys})
+
+    mask = torch.tensor([[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [1, 0, 1, 1, 0]], dtype=torch.bool)
+    kept = mask.clone()
+    got = candidate(query, key, mask)
+    expect_shape(got, (2, 3, 4, 5), "with a mask the result")
+    _untouched("mask", [kept], [mask])
+    right = F.scaled_dot_product_attention(query, key, torch.eye(5).expand(2, 3, 5, 5), attn_mask=mask)
+    if not close(got.detach(), right):
+        scaled = scores / math.sqrt(7)
+        slips = {
+            "the mask is not used": scaled.softmax(-1),
+            "the mask is upside down: True means that a query MAY look":
+                scaled.masked_fill(mask, -torch.inf).softmax(-1),
+            "hidden weights are set to zero after the softmax, so rows no longer sum to one; set the scores to "
+            "-inf before it": scaled.softmax(-1) * mask,
+            "hidden scores are set to 0, and exp(0) is 1; set them to -inf": scaled.masked_fill(~mask, 0).softmax(-1),
+        }  # fmt: skip
+        if not bool(got.isfinite().all()):
+            raise Mistake("with a mask some weights are nan: use masked_fill(~mask, float('-inf')), not 0 · inf")
+        raise _name_it(got.detach(), slips, "with a mask the weights are wrong: hidden scores become -inf first")
+    half = candidate(query[0, 0].double(), key[0, 0].double())
+    expect_shape(half, (4, 5), "for a query [4, 7] and a key [5, 7] the result")
+    if half.dtype != torch.float64:
+        raise Mistake(f"the result should have the dtype of the query (float64), got {half.dtype}")
+
+
+@check_for(clip_transformer.causal_mask)
+def causal_mask(candidate: Callable[..., Any]) -> None:
+    """Compared place by place with the sentence "token i may look at token j if j ≤ i"."""
+    for length in (4, 1, 7):
+        got = candidate(length)
+        expect_shape(got, (length, length))
+        if got.dtype != torch.bool:
+            raise Mistake(f"the mask must be bool, True where a token may look; got {got.dtype}")
+        right = torch.tensor([[j <= i for j in range(length)] for i in range(length)])
+        if not torch.equal(got.cpu(), right):
+            slips = {
+                "it is transposed: row i is the token that looks, and it sees the columns j ≤ i": right.T,
+                "each token may look at itself too: the diagonal is True": right & ~torch.eye(length, dtype=torch.bool),
+                "it is upside down: True where a token MAY look, which is at j ≤ i": ~right,
+                "it hides the past: token i sees itself and what came before, j ≤ i": right.flip(0),
+                "nothing is hidden: what comes later, j > i, must be False": torch.ones_like(right),
+            }
+            for message, wrong in slips.items():
+                if torch.equal(got.cpu(), wrong):
+                    raise Mistake(message)
+            raise Mistake(f"row i should be True for the columns 0 … i and False after; for length {length} it is not")
+    if candidate(3, torch.device("meta")).device.type != "meta":
+        raise Mistake("the mask should lie on the device that is given: pass device=device on")
+
+
+def _changed_tokens() -> list[int]:
+    """Reference: what comes before the change cannot know of it; everything from there on can."""
+    return list(range(CHANGED, len(PROMPT)))
+
+
+_changed_tokens.__name__ = "changed_tokens"
+
+
+@check_for(_changed_tokens)
+def changed_tokens(candidate: Callable[..., Any]) -> None:
+    """Oracle: a small text encoder with random weights reads both prompts."""
+    answer = candidate()
+    try:
+        positions = {int(p) for p in answer}
+    except TypeError:
+        raise Mistake("return a list of positions, such as [0, 1]") from None
+    if not positions <= set(range(len(PROMPT))):
+        raise Mistake(f"positions run from 0 (the start token) to {len(PROMPT) - 1}, got {sorted(positions)}")
+    config = clip.CLIPTextConfig(vocab_size=12, max_length=len(PROMPT), width=16, layers=2, heads=2)
+    with torch.random.fork_rng(devices=[]):
+        encoder = clip.TextEncoder(config)
+    ids = torch.tensor([[0, 1, 2, 3, 1, 4, 5, 11, 11, 11]])
+    other = ids.clone()
+    other[0, CHANGED] = 6
+    with torch.no_grad():
+        moved = (encoder(ids) - encoder(other)).abs().amax(dim=-1)[0] > 1e-6
+    right = {i for i, m in enumerate(moved.tolist()) if m}
+    if early := sorted(positions - right):
+        word = PROMPT[early[0]]
+        raise Mistake(f"position {early[0]} ({word!r}) comes before the change, and the mask lets it see only the past")
+    if missing := sorted(right - positions):
+        word, where = PROMPT[missing[0]], missing[0]
+        why = "it stands after the change and may look back at it"
+        if where == CHANGED:
+            why = "its own embedding is another one"
+        elif where > PROMPT.index("<end>"):
+            why = "padding tokens are read like any other, and may look back at the whole text"
+        raise Mistake(f"position {where} ({word!r}) changes too: {why}")
+
+
+def _perfect_loss(n: int, scale: float) -> float:
+    """Reference: −ln of the softmax of one logit `scale` beside n − 1 zeros."""
+    return math.log(1 + (n - 1) * math.exp(-scale))
+
+
+_perfect_loss.__name__ = "perfect_loss"
+
+
+@check_for(_perfect_loss)
+def perfect_loss(candidate: Callable[..., Any]) -> None:
+    """Oracle: cross entropy of the unit matrix times the scale."""
+    for n, scale in [(2, 1.0), (64, 0.0), (64, 1.0), (8, 3.0), (128, 14.3)]:
+        got = _number(candidate(n, scale), f"perfect_loss({n}, {scale})")
+        logits = scale * torch.eye(n, dtype=torch.float64)
+        right = F.cross_entropy(logits, torch.arange(n)).item()
+        if abs(got - right) <= 1e-4 * max(right, 1e-3):
+            continue
+        for message, wrong in {
+            "there are n − 1 wrong captions beside the right one, not n": math.log(1 + n * math.exp(-scale)),
+            "the sign of the exponent: wrong captions weigh e^0, the right one e^scale": math.log(
+                1 + (n - 1) * math.exp(min(scale, 50))
+            ),
+            "only one wrong caption is counted; there are n − 1": math.log(1 + math.exp(-scale)),
+            "that is the probability of the right caption; the loss is minus its logarithm": math.exp(-right),
+            "that is the logarithm of the probability; the loss is minus it": -right,
+            "that is in bits; nats are asked for (the natural logarithm)": right / math.log(2),
+            "the scale is e^0 for the wrong captions, not 0: they have weight 1 each": 0.0,
+        }.items():
+            if abs(got - wrong) <= 1e-6 * max(1.0, abs(wrong)):
+                raise Mistake(f"perfect_loss({n}, {scale:g}) should be {right:.4f}, got {got:.4f}: {message}")
+        raise Mistake(f"perfect_loss({n}, {scale:g}) should be {right:.4f}, got {got:.4f}: −ln(e^s / (e^s + …))")
+
+
+@check_for(clip.contrastive_loss)
+def contrastive_loss(candidate: Callable[..., Any]) -> None:
+    """Oracle: the sums written out with logsumexp, in float64."""
+    b = 6
+    images, texts = F.normalize(_random(b, 5), dim=-1), F.normalize(_random(b, 5), dim=-1)
+    for scale in (math.log(1 / 0.07), 0.3, math.log(400.0)):
+        x, y = images.clone().requires_grad_(), texts.clone().requires_grad_()
+        s = torch.tensor(scale, requires_grad=True)
+        got = candidate(x, y, s)
+        if isinstance(got, float):
+            raise Mistake("the loss must be a tensor that gradients pass through, not a float (is there an .item()?)")
+        expect_shape(got, (), "the loss")
+        _untouched("image_features, text_features", [images, texts], [x, y])
+        factor = min(math.exp(scale), 100.0)
+        logits = factor * images.double() @ texts.double().T
+        diagonal = logits.diagonal()
+        rows, columns = (logits.logsumexp(1) - diagonal).mean(), (logits.logsumexp(0) - diagonal).mean()
+        right = (rows + columns) / 2
+        if not close(got.detach().double(), right):
+            raise _name_it(
+                got.detach().double(), _loss_slips(images.double(), texts.double(), scale, rows, columns),
+                f"for {b} pairs it should be {right:.4f}, got {got.item():.4f}: the mean of two cross entropies, over "
+                "the rows and over the columns of exp(logit_scale) · (pictures · captionsᵀ), the right answers on the "
+                "diagonal",
+            )  # fmt: skip
+        if scale < math.log(100):
+            _gradient_reaches(got, {"image_features": x, "text_features": y, "logit_scale": s})
+
+
+def _loss_slips(images: Tensor, texts: Tensor, scale: float, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
+    """What people write instead, and what it gives."""
+
+    def loss(factor: float) -> Tensor:
+        logits = factor * images @ texts.T
+        return (2 * logits.diagonal() - logits.logsumexp(0) - logits.logsumexp(1)).mean() / -2
+
+    partner = torch.arange(len(images))
+    factor = min(math.exp(scale), 100.0)
+    after = (factor * images @ texts.T).softmax(-1)
+    upside_down = "the temperature is upside down: multiply by exp(logit_scale), do not divide"
+    return {
+        "only one direction: each picture's caption. The captions look for their pictures too (the columns)": rows,
+        "only one direction: each caption's picture. The pictures look for their captions too (the rows)": columns,
+        "the two directions are added; their mean is asked for": rows + columns,
+        "the sign is wrong: cross entropy is minus the logarithm of a probability": -(rows + columns) / 2,
+        "it sums over the batch where it should take the mean": (rows + columns) / 2 * len(images),
+        "logit_scale is a logarithm: multiply by exp(logit_scale)": loss(scale),
+        upside_down: loss(math.exp(-scale)),
+        "logit_scale is not used": loss(1.0),
+        "the factor must be held at 100 at most: exp(logit_scale).clamp(max=100)": loss(math.exp(scale)),
+        "cross_entropy takes logits, not probabilities: leave the softmax out": (
+            F.cross_entropy(after, partner) + F.cross_entropy((factor * texts @ images.T).softmax(-1), partner)
+        ) / 2,
+    }
+
+
+@check_for(clip.zero_shot)
+def zero_shot(candidate: Callable[..., Any]) -> None:
+    """Oracle: the softmax written out, picture by picture."""
+    images, captions = F.normalize(_random(4, 6), dim=-1), F.normalize(_random(3, 6), dim=-1)
+    for scale in (100.0, 7.0, torch.tensor(3.0)):
+        got = candidate(images.clone(), captions.clone(), scale)
+        cosines, s = images @ captions.T, float(scale)
+        expect_shape(got, (4, 3), "for 4 pictures and 3 captions the result")
+        right = torch.stack([(s * row - (s * row).logsumexp(0)).exp() for row in cosines])
+        if not close(got, right):
+            slips = {
+                "these are cosines; the softmax over the captions is missing": cosines,
+                "these are logits; the softmax over the captions is missing": s * cosines,
+                "the softmax runs over the pictures; over the captions is asked for (dim=-1)": (s * cosines).softmax(0),
+                "the cosines are divided by scale; scale is 1 / temperature, multiply": (cosines / s).softmax(-1),
+                "scale is not used: multiply the cosines by it before the softmax": cosines.softmax(-1),
+                "scale comes after the softmax; multiply the cosines by it": s * cosines.softmax(-1),
+                "these are logarithms of probabilities; softmax, not log_softmax": (s * cosines).log_softmax(-1),
+            }
+            raise _name_it(got, slips, "the probabilities differ from softmax(scale · cosines) over the captions")
+    if not close(candidate(images, captions), (100 * images @ captions.T).softmax(-1)):
+        raise Mistake("without a scale it should take 100")

@@ -1,0 +1,298 @@
+"""Checks of notebook 01: compression, reparameterisation, KL, the best variance, the VAE's loss, the latent scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from course_utils.checks.base import Mistake, check_for, close, expect_shape
+from course_utils.models import vae as package
+
+
+def _number(value: Any, what: str) -> float:
+    """A float out of a float, an int or a tensor with one number; Mistake for anything else."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Mistake(f"{what} must be one number, got {type(value).__name__} (is a return missing?)")
+    return float(value)
+
+
+def _same(a: float, b: float, tolerance: float = 1e-4) -> bool:
+    return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-6)
+
+
+def _random(*shape: int) -> Tensor:
+    """Fresh numbers on each call, drawn without touching the global generator."""
+    generator = torch.Generator()
+    generator.seed()
+    return torch.randn(*shape, generator=generator)
+
+
+def _name_it(result: Tensor, slips: dict[str, Tensor], otherwise: str) -> Mistake:
+    """The mistake whose wrong value the result is."""
+    for message, wrong in slips.items():
+        if wrong.shape == result.shape and bool(wrong.isfinite().all()) and close(result, wrong):
+            return Mistake(message)
+    return Mistake(otherwise)
+
+
+def _untouched(names: str, before: list[Tensor], after: list[Tensor]) -> None:
+    if any(not torch.equal(a.detach(), b) for a, b in zip(after, before, strict=True)):
+        raise Mistake(f"it changes its arguments in place ({names}): write x * y, not x *= y or x.mul_(y)")
+
+
+def _gradient(result: Tensor, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Gradients of the sum of the result, or a Mistake that names the input that gets none."""
+    if not result.requires_grad:
+        raise Mistake(
+            "no gradient passes through it: is there a .detach(), an .item(), a torch.no_grad() or a torch.tensor(…)?"
+        )
+    gradients = torch.autograd.grad(result.sum(), list(inputs.values()), allow_unused=True)
+    for name, gradient in zip(inputs, gradients, strict=True):
+        if gradient is None or not bool(gradient.abs().sum() > 0):
+            raise Mistake(f"no gradient reaches {name}: keep it a tensor all the way (no .detach(), no .item())")
+    return [g for g in gradients if g is not None]
+
+
+def _compression(side: int, factor: int, latent_channels: int) -> float:
+    """Reference: numbers in an RGB picture over numbers in its latent; the side cancels."""
+    return 3 * side * side / (latent_channels * (side // factor) ** 2)
+
+
+_compression.__name__ = "compression"
+
+
+@check_for(_compression)
+def compression(candidate: Callable[..., Any]) -> None:
+    """3 · side² numbers in the picture, latent_channels · (side / factor)² in the latent."""
+    for side, factor, channels in [(32, 4, 4), (64, 8, 4), (256, 16, 8)]:
+        got = _number(candidate(side, factor, channels), "compression(side, factor, latent_channels)")
+        right = _compression(side, factor, channels)
+        call = f"compression({side}, {factor}, {channels})"
+        for message, wrong in {
+            "that is latent over picture; picture over latent is asked for": 1 / right,
+            "a picture has three colours, so 3 · side · side numbers": right / 3,
+            "both the width and the height shrink by the factor": right / factor,
+            "a latent has latent_channels numbers at each place": right * channels,
+        }.items():
+            if _same(got, wrong):
+                raise Mistake(f"{call} gives {got:g}: {message}")
+        if not _same(got, right):
+            raise Mistake(
+                f"{call} gives {got:g}; count 3 · side · side numbers in the picture, and in the latent "
+                "latent_channels at each of (side / factor)² places"
+            )
+
+
+@check_for(package.reparameterise)
+def reparameterise(candidate: Callable[..., Any]) -> None:
+    """mean + exp(log_variance / 2) · noise, with the noise given, and with gradients."""
+    for shape in [(3, 4, 2, 2), (5, 7)]:
+        mean, log_variance, noise = _random(*shape), _random(*shape), _random(*shape)
+        before = [mean.clone(), log_variance.clone(), noise.clone()]
+        result = candidate(mean, log_variance, noise)
+        expect_shape(result, shape)
+        _untouched("mean, log_variance, noise", before, [mean, log_variance, noise])
+        if not close(result.float(), candidate(mean, log_variance, noise).float()):
+            raise Mistake("two calls with the same noise differ: use the noise that is given, draw none inside")
+        sigma = torch.exp(log_variance / 2)
+        if not close(result.float(), mean + sigma * noise):
+            raise _name_it(
+                result.float(),
+                {
+                    "exp(log_variance) is the variance; the noise is multiplied by the standard deviation, "
+                    "exp(log_variance / 2)": mean + log_variance.exp() * noise,
+                    "log_variance is a logarithm: the standard deviation is exp(log_variance / 2)": mean
+                    + log_variance * noise,
+                    "log_variance / 2 is the logarithm of the standard deviation: the exponential is missing": mean
+                    + 0.5 * log_variance * noise,
+                    "that is the mean alone: the noise is missing": mean,
+                    "the mean is missing": sigma * noise,
+                    "the noise is added without being scaled by the standard deviation": mean + noise,
+                    "add σ · noise (with a minus it is another sample than the noise asks for)": mean - sigma * noise,
+                    "swapped: the mean stays as it is, the noise is multiplied by σ": noise + sigma * mean,
+                },
+                "wrong values: with mean 1, log_variance log 4 and noise 1 it must give 3, since σ is then 2",
+            )
+        mean.requires_grad_()
+        log_variance.requires_grad_()
+        gradients = _gradient(candidate(mean, log_variance, noise), {"mean": mean, "log_variance": log_variance})
+        right = [torch.ones(shape), 0.5 * sigma * noise]
+        if not all(close(g, r) for g, r in zip(gradients, right, strict=True)):
+            raise Mistake("the values are right but the gradients are not: σ must be computed from log_variance")
+
+
+@check_for(package.kl_to_standard_normal)
+def kl_to_standard_normal(candidate: Callable[..., Any]) -> None:
+    """Against torch.distributions, one number a picture."""
+    for shape in [(4, 2, 3, 3), (3, 6)]:
+        mean, log_variance = _random(*shape) + 0.5, _random(*shape) - 0.5
+        before = [mean.clone(), log_variance.clone()]
+        result = candidate(mean, log_variance)
+        _untouched("mean, log_variance", before, [mean, log_variance])
+        variance = log_variance.exp()
+        every = kl_divergence(Normal(mean, variance.sqrt()), Normal(torch.zeros(()), torch.ones(())))
+        right = every.flatten(1).sum(1)
+        if isinstance(result, Tensor) and tuple(result.shape) == shape:
+            raise Mistake("that is one number for each dimension: add them up, so that each picture has one")
+        if isinstance(result, Tensor) and result.numel() == 1:
+            raise Mistake(f"that is one number for the whole batch: one for each picture is asked for, [{shape[0]}]")
+        expect_shape(result, shape[:1], "the divergence")
+        result = result.float()
+        if bool(result.isnan().any()):
+            raise Mistake("it gives NaN: log_variance is already the logarithm, take no log of it")
+        if not close(result, right):
+
+            def total(x: Tensor) -> Tensor:
+                return x.flatten(1).sum(1)
+
+            square, one = mean**2, torch.ones_like(mean)
+            raise _name_it(
+                result,
+                {
+                    "it is averaged over the dimensions: divergences of independent dimensions add up, so sum": right
+                    / mean[0].numel(),
+                    "the factor ½ is missing": 2 * right,
+                    "the sign is wrong: a divergence is never negative": -right,
+                    "the mean enters squared": total(0.5 * (mean + variance - 1 - log_variance)),
+                    "the term mean² is missing": total(0.5 * (variance - 1 - log_variance)),
+                    "the − 1 is missing: N(0, 1) must be at divergence 0 from itself": total(
+                        0.5 * (square + variance - log_variance)
+                    ),
+                    "log_variance is taken for the variance: the variance is exp(log_variance)": total(
+                        0.5 * (square + log_variance - 1 - log_variance)
+                    ),
+                    "exp(log_variance / 2) is the standard deviation; the variance is exp(log_variance)": total(
+                        0.5 * (square + variance.sqrt() - 1 - log_variance)
+                    ),
+                    "the term − log_variance is missing": total(0.5 * (square + variance - one)),
+                    "log_variance enters with a minus: a narrow Gaussian is far from N(0, 1)": total(
+                        0.5 * (square + variance - 1 + log_variance)
+                    ),
+                    "the logarithm of σ² is log_variance, not half of it": total(
+                        0.5 * (square + variance - 1 - 0.5 * log_variance)
+                    ),
+                },
+                f"wrong values: torch.distributions has {right[0].item():.4f} where it gives {result[0].item():.4f}; "
+                "with mean 1 and log_variance 0 one dimension must give 0.5",
+            )
+        mean.requires_grad_()
+        log_variance.requires_grad_()
+        gradients = _gradient(candidate(mean, log_variance), {"mean": mean, "log_variance": log_variance})
+        wanted = [mean.detach(), 0.5 * (variance - 1)]
+        if not all(close(g, w) for g, w in zip(gradients, wanted, strict=True)):
+            raise Mistake("the values are right but the gradients are not: is a part detached?")
+
+
+def _best_variance(slope: float, beta: float) -> float:
+    """Reference: where slope² s² + β/2 · (s² − ln s²) is smallest."""
+    return beta / (2 * slope**2 + beta)
+
+
+_best_variance.__name__ = "best_variance"
+
+
+@check_for(_best_variance)
+def best_variance(candidate: Callable[..., Any]) -> None:
+    """Against the smallest value on a fine grid of variances."""
+    grid = torch.logspace(-6, 1, 40_001, dtype=torch.float64)
+    for slope, beta in [(1.0, 2.0), (2.0, 0.5), (0.3, 1.0), (0.0, 0.1)]:
+        loss = slope**2 * grid + beta / 2 * (grid - grid.log())
+        right = grid[loss.argmin()].item()
+        got = _number(candidate(slope, beta), "best_variance(slope, beta)")
+        if _same(got, right, 2e-3):
+            continue
+        call = f"best_variance({slope:g}, {beta:g}) gives {got:.4g}"
+        sigma2 = beta / 2
+        for message, wrong in {
+            "that is the standard deviation, its square is asked for": math.sqrt(right),
+            "mind the ½ in the divergence: its derivative is β/2 · (1 − 1/s²)": beta / (slope**2 + beta),
+            "the prior pulls too: the divergence has a term s²/2 beside −ln s": sigma2 / max(slope**2, 1e-9),
+            "the error's derivative is slope², not slope": beta / (2 * slope + beta),
+            "that is its inverse": 1 / right,
+        }.items():
+            if _same(got, wrong, 2e-3):
+                raise Mistake(f"{call}: {message}")
+        raise Mistake(f"{call}, the loss is smallest at {right:.4g}: set its derivative by s² to zero")
+
+
+@check_for(package.vae_loss)
+def vae_loss(candidate: Callable[..., Any]) -> None:
+    """Mean squared error + β · mean KL / numbers in a picture."""
+    for shape, beta in [((3, 3, 4, 4), 0.7), ((5, 3, 2, 6), 3.0)]:
+        batch, size = shape[0], math.prod(shape[1:])
+        x, reconstruction = _random(*shape), _random(*shape)
+        kl = 20 + 10 * _random(batch).abs()
+        before = [x.clone(), reconstruction.clone(), kl.clone()]
+        result = candidate(x, reconstruction, kl, beta)
+        _untouched("x, reconstruction, kl", before, [x, reconstruction, kl])
+        if isinstance(result, Tensor) and result.numel() > 1:
+            raise Mistake(f"the loss must be one number, the mean over the batch; it has shape {list(result.shape)}")
+        expect_shape(result, (), "the loss")
+        result = result.float()
+        difference = x - reconstruction
+        error, penalty = difference.pow(2).mean(), kl.mean() / size
+        if not close(result, error + beta * penalty):
+            raise _name_it(
+                result,
+                {
+                    "the divergence is missing": error,
+                    "the error of the reconstruction is missing": beta * penalty,
+                    "β is missing": error + penalty,
+                    "the divergence must be divided by the numbers in one picture, as the error is": error
+                    + beta * kl.mean(),
+                    "the divergence is summed over the batch, it should be averaged": error + beta * kl.sum() / size,
+                    "the divergence is averaged over the batch twice": error + beta * penalty / batch,
+                    "the error is summed, it should be the mean": difference.pow(2).sum() + beta * penalty,
+                    "error and divergence must both be divided by the numbers in a picture": size
+                    * (error + beta * penalty),
+                    "the error is squared, not absolute": difference.abs().mean() + beta * penalty,
+                    "the square root of the error is taken: the bound has the squared error itself": error.sqrt()
+                    + beta * penalty,
+                    "the divergence is added: it is a cost": error - beta * penalty,
+                    "β stands on the divergence, not on the error": beta * error + penalty,
+                    "the error has no ½ here: β = 2σ² has taken it in": 0.5 * error + beta * penalty,
+                },
+                f"wrong value: {result.item():.4f}, should be {(error + beta * penalty).item():.4f}: the mean "
+                "squared error plus β times the batch's mean divergence over the numbers in one picture",
+            )
+        reconstruction.requires_grad_()
+        kl.requires_grad_()
+        wanted = [-2 * difference / x.numel(), torch.full((batch,), beta / size / batch)]
+        gradients = _gradient(candidate(x, reconstruction, kl, beta), {"reconstruction": reconstruction, "kl": kl})
+        if not all(close(g, w, 1e-5) for g, w in zip(gradients, wanted, strict=True)):
+            raise Mistake("the value is right but the gradients are not: is a part detached?")
+
+
+@check_for(package.measure_latent_scale)
+def measure_latent_scale(candidate: Callable[..., Any]) -> None:
+    """1 / standard deviation, about the mean, of all numbers together."""
+    for spread, shift in [(4.0, 3.0), (0.25, -0.5)]:
+        latents = spread * _random(64, 4, 4, 4) * torch.tensor([0.5, 1.0, 1.5, 2.0]).view(1, 4, 1, 1) + shift
+        before = latents.clone()
+        result = candidate(latents)
+        _untouched("latents", [before], [latents])
+        if isinstance(result, Tensor) and result.numel() > 1:
+            raise Mistake(f"one number for all latents is asked for, got {list(result.shape)}")
+        got, deviation = _number(result, "the scale"), latents.std().item()
+        if _same(got, 1 / deviation, 2e-3):
+            continue
+        for message, wrong in {
+            "that is the standard deviation; the scale is one over it": deviation,
+            "that is one over the variance; take one over the standard deviation": deviation**-2,
+            "that is the variance": deviation**2,
+            "that is one over the root mean square: the standard deviation is measured about the mean": 1
+            / latents.pow(2).mean().sqrt().item(),
+            "that is one over the mean of the channels' deviations: take all numbers together": 1
+            / latents.transpose(0, 1).flatten(1).std(1).mean().item(),
+            "that is Stable Diffusion's number: ours must be measured on the latents given": 0.18215,
+        }.items():
+            if _same(got, wrong, 2e-3):
+                raise Mistake(message)
+        raise Mistake(f"scaled by it the latents have standard deviation {abs(got) * deviation:.4g}, should be 1")

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from course_utils.data.batches import CaptionedImages, to_float
+from course_utils.data.scenes import ATTRIBUTES, COLORS, OBJECTS, draw, is_held_out_color, random_scene
+from course_utils.evaluation.judge import Judge, JudgeConfig, degrade, judge_loss, recombine
+from course_utils.training.loop import train
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    torch.manual_seed(0)
+    return Judge()
+
+
+@pytest.fixture(scope="module")
+def scenes() -> CaptionedImages:
+    return CaptionedImages.scenes(32, seed=9)
+
+
+def test_shapes_and_size(judge, scenes):
+    images, _, attributes = scenes.batch(range(6))
+    logits = judge(images)
+    assert list(logits) == list(ATTRIBUTES)
+    assert [logits[a].shape[1] for a in ATTRIBUTES] == [64, 8, 2, 5]
+    assert judge.features(images).shape == (6, judge.config.what_dim + judge.config.where_dim)
+    predicted = judge.predict(images, batch_size=4)
+    assert predicted.shape == (6, 4) and predicted.dtype == torch.int64 and not predicted.requires_grad
+    assert torch.equal(predicted[:, 1], logits["color"].argmax(1))
+    assert 3e5 < sum(p.numel() for p in judge.parameters()) < 5e5
+
+
+def test_config_is_frozen_and_checked():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        JudgeConfig().what_dim = 1
+    with pytest.raises(ValueError, match="multiple of 16, not 40"):
+        JudgeConfig(image_size=40)
+    with pytest.raises(ValueError, match="object, color, size, place"):
+        JudgeConfig(classes=(3, 2))
+    with pytest.raises(ValueError, match=r"wants pictures \[B, 3, 64, 64\], got \[1, 3, 32, 32\]"):
+        Judge()(torch.zeros(1, 3, 32, 32))
+    assert Judge(JudgeConfig(image_size=32))(torch.zeros(1, 3, 32, 32))["place"].shape == (1, 5)
+
+
+def test_loss_is_the_sum_of_cross_entropies(judge, scenes):
+    images, _, attributes = scenes.batch(range(8))
+    logits = judge(images)
+    expected = sum(F.cross_entropy(logits[a], attributes[:, i]) for i, a in enumerate(ATTRIBUTES))
+    assert judge_loss(judge, images, attributes).item() == pytest.approx(expected.item(), rel=1e-5)
+    with torch.no_grad():
+        silent = Judge()
+        for head in silent.heads:
+            head.weight.zero_()
+            head.bias.zero_()
+    chance = math.log(64) + math.log(8) + math.log(2) + math.log(5)
+    assert judge_loss(silent, images, attributes).item() == pytest.approx(chance, rel=1e-5)
+
+
+def test_loss_skips_what_is_unknown(judge, scenes):
+    images, _, attributes = scenes.batch(range(8))
+    partly = attributes.clone()
+    partly[:4, 0] = partly[:, 1] = -1
+    logits = judge(images)
+    expected = F.cross_entropy(logits["object"][4:], attributes[4:, 0]) + sum(
+        F.cross_entropy(logits[a], attributes[:, i]) for i, a in ((2, "size"), (3, "place"))
+    )
+    assert judge_loss(judge, images, partly).item() == pytest.approx(expected.item(), rel=1e-5)
+    nothing = judge_loss(judge, images, torch.full_like(attributes, -1))
+    assert nothing == 0
+    nothing.backward()  # no nan, no error
+    assert all(p.grad is None or p.grad.isfinite().all() for p in judge.parameters())
+    judge.zero_grad()
+    with pytest.raises(ValueError, match=r"attributes must be \[8, 4\], got \[8, 3\]"):
+        judge_loss(judge, images, attributes[:, :3])
+
+
+def test_recombined_scenes_show_what_their_attributes_say():
+    """Against the truth: the same scenes, drawn afresh with the next one's colour and the one after's place."""
+    g = generator(3)
+    scenes = [random_scene(g, "all") for _ in range(200)]
+    images = torch.stack([to_float(torch.from_numpy(draw(scene)).permute(2, 0, 1)) for scene in scenes])
+    attributes = torch.tensor([scene.attributes for scene in scenes])
+    before = images.clone()
+    made, asked = recombine(images, attributes)
+    assert torch.equal(images, before)  # the input stays as it is
+    errors = []
+    for i, scene in enumerate(scenes):
+        color, place = scenes[(i + 1) % 200].color, scenes[(i + 2) % 200].place
+        truth = dataclasses.replace(scene, color=color, place=place, dx=0, dy=0)
+        assert tuple(asked[i].tolist()) == truth.attributes
+        assert torch.allclose(made[i, :, 0, 0], images[(i + 1) % 200, :, 0, 0], atol=1e-6)
+        # The jitter is the other scene's: the best of all small shifts is the fair comparison.
+        drawn = to_float(torch.from_numpy(draw(truth)).permute(2, 0, 1))
+        shifts = [drawn.roll((dy, dx), (1, 2)) for dy in range(-3, 4) for dx in range(-3, 4)]
+        errors.append(min((made[i] - shifted).abs().mean().item() for shifted in shifts))
+    errors = torch.tensor(errors)
+    assert errors.median() < 0.01 and errors.quantile(0.9) < 0.06
+
+
+def test_recombined_batches_hold_held_out_pairs_no_more_often_or_seldom_than_others():
+    dataset = CaptionedImages.scenes(2000, seed=6)
+    _, attributes = recombine(to_float(dataset.images), dataset.attributes)
+    pairs = [(OBJECTS[o], tuple(COLORS)[c]) for o, c, _, _ in attributes.tolist()]
+    share = sum(is_held_out_color(*pair) for pair in pairs) / len(pairs)
+    assert 51 / 512 * 0.75 < share < 51 / 512 * 1.25
+
+
+def test_degrading_is_mild_and_reproducible(scenes):
+    images = to_float(scenes.images)
+    before = images.clone()
+    worse = degrade(images, generator(1))
+    assert torch.equal(images, before) and worse.shape == images.shape and worse.dtype == images.dtype
+    assert torch.equal(worse, degrade(images, generator(1)))
+    assert not torch.equal(worse, degrade(images, generator(2)))
+    error = (worse - images).square().mean(dim=(1, 2, 3)).sqrt()
+    assert 0.02 < error.min() and error.max() < 0.35 and error.std() > 0.01
+
+
+def test_a_few_steps_of_training_lower_the_loss(scenes):
+    torch.manual_seed(1)
+    judge = Judge(JudgeConfig(channels=(8, 16, 24, 32), what_dim=32))
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
+    images, attributes, g = to_float(scenes.images), scenes.attributes, generator()
+    losses = []
+    for _ in range(40):
+        loss = judge_loss(judge, images, attributes, g)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+
+
+@pytest.mark.slow
+def test_a_trained_judge_reads_pairs_it_never_saw():
+    torch.manual_seed(0)
+    judge, dataset = Judge(), CaptionedImages.scenes(16000, seed=1)
+
+    def loss(g: torch.Generator) -> torch.Tensor:
+        images, _, attributes = dataset.batch(torch.randint(len(dataset), (128,), generator=g))
+        return judge_loss(judge, images, attributes, g)
+
+    train(judge, loss, steps=400, lr=2e-3, muon_lr=0.02, ema=None)
+    for split in ("train", "held_out"):
+        unseen = CaptionedImages.scenes(2000, seed=99, split=split)
+        right = judge.predict(to_float(unseen.images)) == unseen.attributes
+        assert right.float().mean(dim=0).min() >= 0.995, (split, right.float().mean(dim=0))

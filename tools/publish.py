@@ -1,0 +1,108 @@
+"""Make a finished run the course's own: weights to checkpoints/, pictures to docs/, scores into the README.
+
+After `python tools/run_course.py --profile cpu --save`:  python tools/publish.py [--profile cpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from course_utils.data.batches import CaptionedImages  # noqa: E402
+from course_utils.lessons.plots import show_images  # noqa: E402
+
+PARTS = ("vae", "noise_reader", "unconditional", "clip", "unet", "judge")
+LIMIT = 25_000_000  # bytes in checkpoints/
+START, END = "<!-- scores -->", "<!-- /scores -->"
+
+# What the README says of each number: (key in a card's metrics, text, unit).
+MEASURES = [
+    ("prompt_seen", "prompt accuracy (object and colour both right), pairs seen in training", "%"),
+    ("prompt_held_out", "the same, pairs held out of all training", "%"),
+    ("all_named_seen", "every attribute that the prompt names right, seen", "%"),
+    ("all_named_held_out", "the same, held out", "%"),
+    ("frechet", "Fréchet distance of drawn pictures to real ones, in the judge's features", ""),
+    ("frechet_floor", "its floor: real pictures to other real ones", ""),
+    ("diversity", "diversity: mean distance between pictures of one prompt", ""),
+    ("psnr", "VAE, PSNR on unseen scenes at 48 : 1", "dB"),
+    ("retrieval", "CLIP, the right one of 64 different captions", "%"),
+]
+
+
+def copy_weights(source: Path, target: Path) -> None:
+    """The six parts, their cards and the tokenizer; refuses to leave any out or to grow past the limit."""
+    files = [source / f"{part}{ending}" for part in PARTS for ending in (".safetensors", ".json")]
+    files += [source / "scores.json", *sorted((source / "tokenizer").iterdir())]
+    missing = [f.name for f in files if not f.exists()]
+    if missing:
+        sys.exit(f"not published: {', '.join(missing)} missing in {source}; run the course first")
+    size = sum(f.stat().st_size for f in files)
+    if size > LIMIT:
+        sys.exit(f"not published: {size / 1e6:.1f} MB is over the {LIMIT / 1e6:.0f} MB that checkpoints/ may take")
+    if target.exists():
+        shutil.rmtree(target)
+    for file in files:
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+    print(f"{target.name}/: {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def draw_pages(source: Path, docs: Path) -> None:
+    """A page of scenes, and the row of prompts that notebook 06 drew."""
+    docs.mkdir(exist_ok=True)
+    scenes = CaptionedImages.scenes(32, seed=7)
+    matplotlib.rcParams.update({"figure.dpi": 110, "figure.constrained_layout.use": True})
+    show_images(scenes.images, scenes.captions, columns=8).savefig(docs / "scenes.png")
+    for name in ("06_prompts.png", "06_forming.png"):
+        shutil.copyfile(source / "pictures" / name, docs / name.removeprefix("06_"))
+    print(f"{docs.name}/: {', '.join(sorted(f.name for f in docs.glob('*.png')))}")
+
+
+def score_table(source: Path) -> str:
+    """The measures of all cards as a Markdown table, with the wall time of each notebook under it."""
+    metrics: dict[str, float] = {}
+    for card in sorted(source.glob("*.json")):
+        metrics |= json.loads(card.read_text(encoding="utf-8")).get("metrics", {})
+    lines = ["| measure | reached |", "| --- | --- |"]
+    for key, text, unit in MEASURES:
+        if key not in metrics:
+            sys.exit(f"not published: no card in {source} has the measure {key!r}")
+        value = metrics[key]
+        shown = f"{100 * value:.1f} %" if unit == "%" else f"{value:.2f} {unit}".strip()
+        lines.append(f"| {text} | {shown} |")
+    times = source / "times.json"
+    if times.exists():
+        minutes = {k: v / 60 for k, v in json.loads(times.read_text()).items()}
+        each = ", ".join(f"{k.split('_')[0]}: {v:.1f}" for k, v in minutes.items())
+        lines += ["", f"Wall time on two CPU cores: {sum(minutes.values()):.0f} minutes ({each})."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--profile", default="cpu")
+    source = ROOT / "artifacts" / parser.parse_args().profile
+    table = score_table(source)
+    copy_weights(source, ROOT / "checkpoints")
+    draw_pages(source, ROOT / "docs")
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(START, 1)
+    _, after = rest.split(END, 1)
+    readme.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
+    print("README.md: scores written")
+
+
+if __name__ == "__main__":
+    main()
