@@ -27,15 +27,18 @@ START, END = "<!-- scores -->", "<!-- /scores -->"
 
 # What the README says of each number: (key in a card's metrics, text, unit).
 MEASURES = [
-    ("prompt_seen", "prompt accuracy (object and colour both right), pairs seen in training", "%"),
-    ("prompt_held_out", "the same, pairs held out of all training", "%"),
+    ("object_and_color_seen", "prompt accuracy (object and colour both right), pairs seen in training", "%"),
+    ("object_and_color_held_out", "the same, pairs held out of all training", "%"),
     ("all_named_seen", "every attribute that the prompt names right, seen", "%"),
     ("all_named_held_out", "the same, held out", "%"),
     ("frechet", "Fréchet distance of drawn pictures to real ones, in the judge's features", ""),
     ("frechet_floor", "its floor: real pictures to other real ones", ""),
-    ("diversity", "diversity: mean distance between pictures of one prompt", ""),
-    ("psnr", "VAE, PSNR on unseen scenes at 48 : 1", "dB"),
-    ("retrieval", "CLIP, the right one of 64 different captions", "%"),
+    ("frechet_vae", "of it the autoencoder's part: real pictures through the VAE to other real ones", ""),
+    ("diversity", "diversity: mean distance between drawn pictures of one prompt", ""),
+    ("diversity_real", "the same for real scenes of that prompt", ""),
+    ("judge_on_real_pictures", "the judge on real pictures, all four attributes right: the most one can score", "%"),
+    ("vae_psnr", "VAE, PSNR on unseen scenes at 48 : 1", "dB"),
+    ("clip_retrieval", "CLIP, the right one of 64 different captions", "%"),
 ]
 
 
@@ -70,14 +73,12 @@ def draw_pages(source: Path, docs: Path) -> None:
 
 
 def score_table(source: Path) -> str:
-    """The measures of all cards as a Markdown table, with the wall time of each notebook under it."""
-    metrics: dict[str, float] = {}
-    for card in sorted(source.glob("*.json")):
-        metrics |= json.loads(card.read_text(encoding="utf-8")).get("metrics", {})
+    """The measures of notebook 06 as a Markdown table, with the wall time of each notebook under it."""
+    metrics: dict[str, float] = json.loads((source / "scores.json").read_text(encoding="utf-8"))["metrics"]
     lines = ["| measure | reached |", "| --- | --- |"]
     for key, text, unit in MEASURES:
         if key not in metrics:
-            sys.exit(f"not published: no card in {source} has the measure {key!r}")
+            sys.exit(f"not published: scores.json lacks the measure {key!r}")
         value = metrics[key]
         shown = f"{100 * value:.1f} %" if unit == "%" else f"{value:.2f} {unit}".strip()
         lines.append(f"| {text} | {shown} |")

@@ -25,6 +25,11 @@ def plane(axis: Axes, limit: float, title: str = "") -> None:
     axis.set_title(title, fontsize=8, pad=3)
 
 
+def backdrop(axis: Axes, points: Tensor) -> None:
+    """Faint points, to see arrows and paths against."""
+    axis.scatter(*points.cpu().T, s=2, color="#f2b134", alpha=0.35, linewidths=0)
+
+
 def show_points(rows: dict[str, dict[str, Tensor]], limit: float = 2.6, size: float = 1.45, title: str = "") -> Figure:
     """A grid of point clouds [N, 2]: row name -> column name -> points."""
     columns = max(len(row) for row in rows.values())
@@ -51,6 +56,7 @@ def show_flow(
     denoisers: dict[str, Denoiser],
     x_0: Tensor,
     noise: Tensor,
+    data: Tensor,
     times: Sequence[int],
     paths: dict[str, Sequence[Tensor]],
     limit: float = 2.6,
@@ -61,6 +67,7 @@ def show_flow(
         denoisers: name -> a denoiser that predicts noise.
         paths: the same names -> the sampler's points [N, 2], step by step.
         x_0, noise: [N, 2] data and noise, from which the arrows' feet are made.
+        data: points [M, 2] drawn faintly behind everything, times √ᾱ_t.
     """
     figure, axes = plt.subplots(len(denoisers), len(times) + 1, figsize=(9, 2.2 * len(denoisers)), squeeze=False)
     for line, (name, denoiser) in zip(axes, denoisers.items(), strict=True):
@@ -68,6 +75,7 @@ def show_flow(
             x_t = add_noise(schedule, x_0, t, noise)
             t_batch = torch.full((len(x_t),), t, device=x_t.device)
             goal = schedule.alpha_bar(t, like=x_t).sqrt() * predict_x0(schedule, x_t, t, denoiser(x_t, t_batch))
+            backdrop(axis, schedule.alpha_bar(t, like=data).sqrt() * data)
             feet, arrows = x_t.cpu(), (goal - x_t).cpu()
             axis.quiver(
                 *feet.T,
@@ -81,6 +89,7 @@ def show_flow(
                 alpha=0.75,
             )
             plane(axis, limit, f"t = {t}")
+        backdrop(line[-1], data)
         track = torch.stack([points.detach().cpu() for points in paths[name]])  # [steps, N, 2]
         for i in range(track.shape[1]):
             line[-1].plot(track[:, i, 0], track[:, i, 1], color=GRAY, lw=0.5, alpha=0.6)

@@ -21,7 +21,7 @@ def show_waves(embedding: Tensor, shown: Sequence[int] = (4, 10, 16, 22)) -> Fig
     embedding = embedding.cpu()
     T, dim = embedding.shape
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 2.9), width_ratios=(1.1, 1.2, 1.2))
-    image = left.imshow(embedding.T, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    image = left.imshow(embedding.T.numpy(), aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     left.set(xlabel="timestep t", ylabel="number in the embedding", title="the embedding, a column each t")
     figure.colorbar(image, ax=left, shrink=0.9).ax.tick_params(labelsize=7)
     colors = plt.get_cmap("viridis")(torch.linspace(0.05, 0.85, len(shown)).numpy())
@@ -33,7 +33,8 @@ def show_waves(embedding: Tensor, shown: Sequence[int] = (4, 10, 16, 22)) -> Fig
         right.plot(embedding @ embedding[t], color=color, lw=1.2, label=f"t = {t}")
     right.axhline(dim / 2, color=GRAY, lw=0.8, ls=":")
     right.set(xlabel="timestep s", ylabel="e(t) · e(s)", title="how alike two timesteps are")
-    right.legend(fontsize=7)
+    right.set_ylim(top=0.68 * dim)
+    right.legend(fontsize=6.5, ncols=3, loc="upper center", columnspacing=0.8, handlelength=1.2)
     return _small(figure, left, middle, right)
 
 
@@ -121,7 +122,7 @@ def show_word_maps(
             smooth = F.interpolate(one[None, None], size=picture.shape[:2], mode="bicubic")[0, 0]
             axis.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
             strength = (0.9 * smooth / largest).clamp(0, 0.9).numpy()
-            axis.imshow(torch.ones_like(smooth), cmap=ListedColormap([RED]), alpha=strength)
+            axis.imshow(torch.ones_like(smooth).numpy(), cmap=ListedColormap([RED]), alpha=strength)
             axis.set_title(name, fontsize=8.5)
             axis.set_xlabel(f"up to {largest:.2f}", fontsize=6.5)
     for axis in axes.flat:
@@ -135,6 +136,7 @@ def _small(figure: Figure, *axes: plt.Axes) -> Figure:
         axis.xaxis.label.set_size(8)
         axis.yaxis.label.set_size(8)
         axis.title.set_size(9)
-        axis.grid(not axis.images, alpha=0.2)
+        if not axis.images:
+            axis.grid(alpha=0.2)
         axis.spines[["top", "right"]].set_visible(False)
     return done(figure)

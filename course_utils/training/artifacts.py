@@ -26,7 +26,12 @@ from course_utils.training.profiles import get_profile
 from course_utils.training.state import write_safely
 
 Model = TypeVar("Model", bound=nn.Module)
-MADE_IN = {"vae": "notebook 01_vae", "clip": "notebook 04_clip", "unet": "notebook 05_unet_cfg"}
+MADE_IN = {
+    "vae": "notebook 01_vae",
+    "clip": "notebook 04_clip",
+    "unet": "notebook 05_unet_cfg",
+    "judge": "notebook 05_unet_cfg",
+}
 LICENSE = "CC BY-SA 4.0: trained on OpenMoji artwork, the open-source emoji and icon project (openmoji.org)"
 
 
@@ -83,7 +88,9 @@ def save_artifact(
     card = {
         "name": name,
         "class": type(model).__name__,
-        "config": dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config,
+        "config": dataclasses.asdict(config)
+        if dataclasses.is_dataclass(config) and not isinstance(config, type)
+        else config,
         "parameters": sum(p.numel() for p in model.parameters()),
         "profile": get_profile().name,
         "metrics": metrics or {},

@@ -39,11 +39,11 @@ class Profile:
 
     vae: VAEConfig = field(default_factory=lambda: VAEConfig((16, 32, 64, 64)))
     vae_beta: float = 5e-3
-    vae_budget: Budget = Budget(3600, 16, 3e-3, 0.02)
+    vae_budget: Budget = Budget(2800, 16, 3e-3, 0.02)
     autoencoder_budget: Budget = Budget(250, 16, 3e-3, 0.02)  # the plain autoencoder and the other β of notebook 01
 
     noise_reader_budget: Budget = Budget(400, 128, 2e-3)
-    toy_budget: Budget = Budget(3000, 512, 2e-3)
+    toy_budget: Budget = Budget(2000, 512, 5e-3, 0.03)
     unconditional_width: int = 96
     unconditional_budget: Budget = Budget(600, 128, 2e-3, 0.02)
 
@@ -58,7 +58,7 @@ class Profile:
     clip_budget: Budget = Budget(900, 64, 1e-3, 0.02)
 
     unet: UNetConfig = field(default_factory=UNetConfig)
-    unet_budget: Budget = Budget(1400, 128, 1e-3, 0.02)
+    unet_budget: Budget = Budget(1200, 128, 1e-3, 0.02)
     condition_dropout: float = 0.1
 
     sampling_steps: int = 25  # in notebook 06
@@ -79,12 +79,12 @@ _SMOKE = replace(
     vae_budget=Budget(8, 8, 3e-3, 0.02),
     autoencoder_budget=Budget(4, 8, 3e-3, 0.02),
     noise_reader_budget=Budget(8, 32, 2e-3),
-    toy_budget=Budget(30, 256, 2e-3),
+    toy_budget=Budget(30, 256, 5e-3, 0.03),
     unconditional_budget=Budget(6, 32, 2e-3, 0.02),
     clip_budget=Budget(6, 32, 1e-3, 0.02),
     unet_budget=Budget(6, 32, 1e-3, 0.02),
     sampling_steps=5,
-    finetune_budget=Budget(3, 16, 5e-4),
+    finetune_budget=Budget(3, 8, 5e-4),
     judge_budget=Budget(6, 32, 2e-3, 0.02),
 )
 

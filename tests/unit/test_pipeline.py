@@ -266,3 +266,9 @@ def test_parts_are_those_that_the_unet_was_trained_with(stored, pipe, capsys):
     artifacts.save_artifact("vae", small_vae(10))
     with pytest.warns(UserWarning, match="trained with another vae than the one in smoke"):
         TextToImage.from_pretrained()
+
+
+def test_weights_in_half_precision_are_stored_in_float32(stored):
+    artifacts.save_artifact("vae", small_vae().half(), folder=stored / "half")
+    state, _ = artifacts.load_artifact("vae", stored / "half")
+    assert {value.dtype for value in state.values()} == {torch.float32}

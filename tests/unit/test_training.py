@@ -181,5 +181,5 @@ def test_damaged_weights_are_refused(stored, damage):
 
 
 def test_missing_parts_say_what_to_do(stored):
-    with pytest.raises(FileNotFoundError, match="run the notebook that trains it"):
+    with pytest.raises(FileNotFoundError, match="run notebook 05_unet_cfg"):
         artifacts.load_artifact("unet")

@@ -1,0 +1,184 @@
+"""Checks of notebook 03, third part: the DDPM step, the DDIM step, and which of them is better off with few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_utils.checks.base import Mistake, check_for, close, expect_shape
+from course_utils.checks.oracles import (
+    SHAPE,
+    alpha_bar,
+    expect_untouched,
+    name_it,
+    random_tensor,
+    short_schedule,
+    true_posterior,
+)
+from course_utils.diffusion import samplers as package
+from course_utils.diffusion.schedule import NoiseSchedule
+
+
+def _step_case(kind: str) -> tuple[NoiseSchedule, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Times with strides, a prediction of this kind, and what it implies: x_0 and noise, all made up here."""
+    schedule = short_schedule()
+    t, t_prev = torch.tensor([5, 12, 18]), torch.tensor([4, 7, 2])
+    x_0, noise = random_tensor(*SHAPE).double(), random_tensor(*SHAPE).double()
+    bar = alpha_bar(schedule, t, x_0)
+    x_t = bar.sqrt() * x_0 + (1 - bar).sqrt() * noise
+    v = bar.sqrt() * noise - (1 - bar).sqrt() * x_0
+    prediction = {"epsilon": noise, "sample": x_0, "v_prediction": v}[kind]
+    return schedule, t, t_prev, x_0, noise, x_t, prediction
+
+
+@check_for(package.ddpm_step)
+def ddpm_step(candidate: Callable[..., Any]) -> None:
+    """A draw from the posterior with x_0 as predicted, for any stride and every prediction type; the last step."""
+    for kind in ("epsilon", "v_prediction", "sample"):
+        schedule, t, t_prev, x_0, noise, x_t, prediction = _step_case(kind)
+        fresh = random_tensor(*SHAPE).double()
+        mean, variance = true_posterior(schedule, x_0, x_t, t, t_prev)
+        bar, prev = alpha_bar(schedule, t, x_t), alpha_bar(schedule, t_prev, x_t)
+        beta = 1 - bar / prev
+        inputs = [prediction.float(), x_t.float(), fresh.float()]
+        before = [x.clone() for x in inputs]
+        result = candidate(schedule, inputs[0], inputs[1], t, t_prev, inputs[2], kind)
+        expect_untouched(before, inputs)
+        expect_shape(result, SHAPE)
+        if close(result.double(), mean + variance.sqrt() * fresh, 1e-3):
+            continue
+        raw = true_posterior(schedule, prediction, x_t, t, t_prev)[0]
+        one_step = true_posterior(schedule, x_0, x_t, t, t - 1)
+        slips = {
+            "the noise is multiplied by the standard deviation, the root of the variance": mean + variance * fresh,
+            "the fresh noise is missing: that is the mean alone": mean,
+            "the noise is added without being scaled: σ · noise with σ² the posterior's variance": mean + fresh,
+            "that is σ² = β; here it is the posterior's variance β̃": mean + beta.sqrt() * fresh,
+            "the prediction is used as x_0: turn it into x_0 with predict_x0 first, for this prediction_type": raw
+            + variance.sqrt() * fresh,
+            "t_prev is not used: pass it on to posterior": one_step[0] + one_step[1].sqrt() * fresh,
+            "that is the predicted x_0, noised afresh to t_prev; draw from the posterior, which knows x_t": prev.sqrt()
+            * x_0
+            + (1 - prev).sqrt() * fresh,
+            "the noise that was predicted went in where fresh noise belongs": mean + variance.sqrt() * noise,
+            "a minus before the noise: right in distribution, but not the draw that this noise asks for": mean
+            - variance.sqrt() * fresh,
+        }
+        raise name_it(
+            result.double(),
+            slips,
+            f"wrong values for prediction_type {kind!r}: predict_x0, then posterior(schedule, "
+            "x_0, x_t, t, t_prev), then mean + √variance · noise",
+        )
+    schedule, t, _, x_0, _, x_t, noise = _step_case("epsilon")
+    try:
+        last = candidate(schedule, noise.float(), x_t.float(), t, -1, None)
+    except (TypeError, AttributeError) as error:
+        raise Mistake(
+            "the last step (t_prev = −1) has variance 0 and may be given no noise (None): check_noise(noise, variance, "
+            f"x_t) gives 0 for it. It stopped with {type(error).__name__}: {error}"
+        ) from None
+    if not isinstance(last, Tensor) or not close(last.double(), x_0, 1e-3):
+        raise Mistake("at the last step (t_prev = −1) the result must be the predicted x_0")
+
+
+@check_for(package.ddim_step)
+def ddim_step(candidate: Callable[..., Any]) -> None:
+    """The predicted x_0 noised again with its own noise; eta between 0 and 1; eta = 1 against the posterior."""
+    for kind, eta in (("epsilon", 0.0), ("v_prediction", 0.0), ("epsilon", 0.6), ("sample", 1.0)):
+        schedule, t, t_prev, x_0, noise, x_t, prediction = _step_case(kind)
+        fresh = random_tensor(*SHAPE).double()
+        _, variance = true_posterior(schedule, x_0, x_t, t, t_prev)
+        bar, prev = alpha_bar(schedule, t, x_t), alpha_bar(schedule, t_prev, x_t)
+        sigma = eta * variance.sqrt()
+        kept = (1 - prev - sigma**2).sqrt()
+        right = prev.sqrt() * x_0 + kept * noise + sigma * fresh
+        inputs = [prediction.float(), x_t.float(), fresh.float()]
+        before = [x.clone() for x in inputs]
+        result = candidate(schedule, inputs[0], inputs[1], t, t_prev, eta, inputs[2] if eta else None, kind)
+        expect_untouched(before, inputs)
+        expect_shape(result, SHAPE)
+        if close(result.double(), right, 1e-3):
+            continue
+        slips = {
+            "that stays at t: x_0 is noised again to t_prev's level, with ᾱ_prev": bar.sqrt() * x_0
+            + (1 - bar).sqrt() * noise,
+            "the square roots are missing: √ᾱ_prev · x_0 + √(1 − ᾱ_prev − σ²) · predicted noise": prev * x_0
+            + (1 - prev - sigma**2) * noise
+            + sigma * fresh,
+            "that is the predicted x_0 alone: it has to be noised again, to t_prev's level": x_0,
+            "the predicted noise is missing": prev.sqrt() * x_0 + sigma * fresh,
+            "the prediction is used as noise: turn it with predict_noise first, for this prediction_type": prev.sqrt()
+            * x_0
+            + kept * prediction
+            + sigma * fresh,
+            "√(1 − ᾱ_prev) belongs to the noise and √ᾱ_prev to x_0: they are swapped": prev.sqrt() * noise
+            + kept * x_0
+            + sigma * fresh,
+            "√(1 − ᾱ_t) where √(1 − ᾱ_prev) belongs": prev.sqrt() * x_0
+            + (1 - bar - sigma**2).sqrt() * noise
+            + sigma * fresh,
+        }
+        if eta:
+            slips |= {
+                "room has to be made for the fresh noise: √(1 − ᾱ_prev − σ²), or the variance is too large": prev.sqrt()
+                * x_0
+                + (1 - prev).sqrt() * noise
+                + sigma * fresh,
+                "subtract σ², not σ, under the root": prev.sqrt() * x_0
+                + (1 - prev - sigma).clamp(min=0).sqrt() * noise
+                + sigma * fresh,
+                "eta is not used: σ = eta · √variance": prev.sqrt() * x_0 + (1 - prev).sqrt() * noise,
+                "the fresh noise is missing: + σ · noise": prev.sqrt() * x_0 + kept * noise,
+                "σ is eta times the standard deviation, the root of the variance": prev.sqrt() * x_0
+                + (1 - prev - (eta * variance) ** 2).sqrt() * noise
+                + eta * variance * fresh,
+                "σ is eta · √variance; eta is not under the root": prev.sqrt() * x_0
+                + (1 - prev - eta * variance).clamp(min=0).sqrt() * noise
+                + (eta * variance).sqrt() * fresh,
+                "eta = 1 should have DDPM's σ² = β̃; that has σ² = eta² · β": prev.sqrt() * x_0
+                + (1 - prev - eta**2 * (1 - bar / prev)).clamp(min=0).sqrt() * noise
+                + eta * (1 - bar / prev).sqrt() * fresh,
+            }
+        raise name_it(
+            result.double(),
+            slips,
+            f"wrong values for prediction_type {kind!r} and eta = {eta:g}: √ᾱ_prev · x_0 + "
+            "√(1 − ᾱ_prev − σ²) · predicted noise + σ · noise, with σ = eta · √(posterior variance)",
+        )
+    schedule, t, _, x_0, _, x_t, noise = _step_case("epsilon")
+    last = candidate(schedule, noise.float(), x_t.float(), t, -1)
+    if not isinstance(last, Tensor) or not close(last.double(), x_0, 1e-3):
+        raise Mistake("at the last step (t_prev = −1, where ᾱ is 1) the result must be the predicted x_0")
+
+
+# --- a prediction -------------------------------------------------------------------------------------------
+
+
+def _five_steps() -> str:
+    """Reference: DDIM; the notebook measures it right after the question."""
+    return "ddim"
+
+
+_five_steps.__name__ = "five_steps"
+
+
+@check_for(_five_steps)
+def five_steps(candidate: Callable[[], Any]) -> None:
+    """Which sampler comes closer in five steps, if the denoiser is perfect: "ddpm", "ddim" or "same"."""
+    answer = candidate()
+    if answer not in ("ddpm", "ddim", "same"):
+        raise Mistake(f'return "ddpm", "ddim" or "same", got {answer!r}')
+    if answer == "same":
+        raise Mistake(
+            "a perfect denoiser still knows the mean of x_0 only: a sampler that treats it as x_0 errs at each "
+            "long step, and the two samplers err differently"
+        )
+    if answer == "ddpm":
+        raise Mistake(
+            "in long strides the fresh noise is large, and drawn around a mean that may lie between the arms; which "
+            "sampler follows a smooth path from where it started?"
+        )
