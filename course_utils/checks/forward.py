@@ -156,7 +156,8 @@ def jump(candidate: Callable[..., Any]) -> None:
     x, noise = torch.randn(3, 2, 4, 4, generator=g), torch.randn(3, 2, 4, 4, generator=g)
     before = x.clone()
     for s, t in [(1, 4), (2, 3), (0, 5)]:
-        keep, bar, bar_s = math.prod(schedule.alphas[s + 1 : t + 1].tolist()), *schedule.alphas_cumprod[[t, s]].tolist()
+        keep = math.prod(schedule.alphas[s + 1 : t + 1].tolist())
+        bar, bar_s = schedule.alphas_cumprod[t].item(), schedule.alphas_cumprod[s].item()
         with_s = math.prod(schedule.alphas[s : t + 1].tolist())
         result = candidate(schedule, x, s, t, noise)
         _expect_float(result, (3, 2, 4, 4), "jump(schedule, x_s, s, t, noise)")

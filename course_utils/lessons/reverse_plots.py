@@ -27,7 +27,8 @@ def plane(axis: Axes, limit: float, title: str = "") -> None:
 
 def backdrop(axis: Axes, points: Tensor) -> None:
     """Faint points, to see arrows and paths against."""
-    axis.scatter(*points.cpu().T, s=2, color="#f2b134", alpha=0.35, linewidths=0)
+    x, y = points.cpu().T
+    axis.scatter(x, y, s=2, color="#f2b134", alpha=0.35, linewidths=0)
 
 
 def show_points(rows: dict[str, dict[str, Tensor]], limit: float = 2.6, size: float = 1.45, title: str = "") -> Figure:
