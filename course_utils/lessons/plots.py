@@ -134,15 +134,14 @@ def live_preview(
 
     `draw(step, model, losses)` returns a figure; it is called with gradients off.
     """
-    handle: list[DisplayHandle] = []
+    # The place for it is taken now, above the progress bar, which would otherwise be cut in two by the first figure.
+    handle: DisplayHandle | None = display(HTML("<i>The first preview comes in a moment.</i>"), display_id=True)
 
     def preview(step: int, model: nn.Module, losses: list[float]) -> None:
         with torch.no_grad():
             figure = draw(step, model, losses)
-        if handle:
-            handle[0].update(figure)
-        else:
-            handle.append(display(figure, display_id=True))
+        if handle is not None:  # None outside a notebook
+            handle.update(figure)
 
     return preview
 

@@ -1,7 +1,7 @@
 """Every size and budget of the course in one table: `PROFILES["smoke" | "cpu" | "gpu"]`.
 
 `smoke` takes seconds a notebook and proves that everything runs; its pictures are noise. `cpu` is for two cores and
-about half an hour for all six notebooks; `gpu` for a free Colab session.
+less than an hour for all six notebooks; `gpu` for a free Colab session.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Profile:
     vae_budget: Budget = Budget(2800, 16, 3e-3, 0.02)
     autoencoder_budget: Budget = Budget(250, 16, 3e-3, 0.02)  # the plain autoencoder and the other β of notebook 01
 
-    noise_reader_budget: Budget = Budget(400, 128, 2e-3)
+    noise_reader_budget: Budget = Budget(800, 128, 2e-3, 0.02)
     toy_budget: Budget = Budget(2000, 512, 5e-3, 0.03)
     unconditional_width: int = 96
     unconditional_budget: Budget = Budget(600, 128, 2e-3, 0.02)
@@ -67,7 +67,7 @@ class Profile:
     judge_budget: Budget = Budget(400, 128, 2e-3, 0.02)
 
 
-_CPU = Profile(name="cpu", minutes={"01": 12, "02": 2, "03": 5, "04": 5, "05": 13, "06": 4})
+_CPU = Profile(name="cpu", minutes={"01": 15, "02": 2, "03": 3, "04": 5, "05": 15, "06": 5})
 
 _SMOKE = replace(
     _CPU,
@@ -78,7 +78,7 @@ _SMOKE = replace(
     evaluation_pictures=32,
     vae_budget=Budget(8, 8, 3e-3, 0.02),
     autoencoder_budget=Budget(4, 8, 3e-3, 0.02),
-    noise_reader_budget=Budget(8, 32, 2e-3),
+    noise_reader_budget=Budget(8, 32, 2e-3, 0.02),
     toy_budget=Budget(30, 256, 5e-3, 0.03),
     unconditional_budget=Budget(6, 32, 2e-3, 0.02),
     clip_budget=Budget(6, 32, 1e-3, 0.02),
@@ -97,7 +97,7 @@ _GPU = replace(
     vae=VAEConfig((32, 64, 128, 128), layers_per_block=2, norm_groups=16),
     vae_budget=Budget(8000, 64, 2e-3, 0.02),
     autoencoder_budget=Budget(800, 64, 2e-3, 0.02),
-    noise_reader_budget=Budget(1000, 256, 2e-3),
+    noise_reader_budget=Budget(1500, 256, 2e-3, 0.02),
     unconditional_width=192,
     unconditional_budget=Budget(3000, 256, 1e-3, 0.02),
     clip_budget=Budget(2500, 256, 1e-3, 0.02),
