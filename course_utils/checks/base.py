@@ -62,3 +62,33 @@ def expect_shape(result: Any, shape: tuple[int, ...], what: str = "the result") 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     """True if two tensors agree to within `tolerance` of the larger one's size."""
     return bool((a - b).abs().max() <= tolerance * (1 + torch.maximum(a.abs().max(), b.abs().max())))
+
+
+def one_number(value: Any, what: str) -> float:
+    """A float out of a float, an int or a tensor with one number; Mistake for anything else."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Mistake(f"{what} must be one number, got {type(value).__name__} (is a return missing?)")
+    return float(value)
+
+
+def random_tensor(*shape: int) -> Tensor:
+    """Fresh numbers on each call, drawn without touching the global generator."""
+    generator = torch.Generator()
+    generator.seed()
+    return torch.randn(*shape, generator=generator)
+
+
+def name_it(result: Tensor, slips: dict[str, Tensor], otherwise: str) -> Mistake:
+    """The mistake whose wrong value the result is."""
+    for message, wrong in slips.items():
+        if wrong.shape == result.shape and bool(wrong.isfinite().all()) and close(result, wrong):
+            return Mistake(message)
+    return Mistake(otherwise)
+
+
+def expect_untouched(names: str, before: list[Tensor], after: list[Tensor]) -> None:
+    """Mistake if the candidate changed its arguments; `names` is how the message calls them."""
+    if any(not torch.equal(a.detach(), b) for a, b in zip(after, before, strict=True)):
+        raise Mistake(f"it changes its arguments in place ({names}): write x * y, not x *= y or x.mul_(y)")

@@ -10,40 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_utils.checks.base import Mistake, check_for, close, expect_shape
+from course_utils.checks.base import (
+    Mistake,
+    check_for,
+    close,
+    expect_shape,
+    expect_untouched,
+    name_it,
+    one_number,
+    random_tensor,
+)
 from course_utils.models import bpe, clip, clip_transformer, layers
 
 PROMPT = ("<start>", "a", "dog", "on", "a", "red", "background", "<end>", "<end>", "<end>")
 CHANGED = 5  # "red" becomes "blue"
-
-
-def _random(*shape: int) -> Tensor:
-    """Fresh numbers on each call, drawn without touching the global generator."""
-    generator = torch.Generator()
-    generator.seed()
-    return torch.randn(*shape, generator=generator)
-
-
-def _number(value: Any, what: str) -> float:
-    """A float out of a float, an int or a tensor with one number; Mistake for anything else."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Mistake(f"{what} must be one number, got {type(value).__name__} (is a return missing?)")
-    return float(value)
-
-
-def _name_it(result: Tensor, slips: dict[str, Tensor], otherwise: str) -> Mistake:
-    """The mistake whose wrong value the result is."""
-    for message, wrong in slips.items():
-        if wrong.shape == result.shape and bool(wrong.isfinite().all()) and close(result, wrong):
-            return Mistake(message)
-    return Mistake(otherwise)
-
-
-def _untouched(names: str, before: list[Tensor], after: list[Tensor]) -> None:
-    if any(not torch.equal(a.detach(), b) for a, b in zip(after, before, strict=True)):
-        raise Mistake(f"it changes its arguments in place ({names}): write x * y, not x *= y or x.mul_(y)")
 
 
 def _gradient_reaches(result: Tensor, inputs: dict[str, Tensor]) -> None:
@@ -98,11 +78,11 @@ def merge_pair(candidate: Callable[..., Any]) -> None:
 @check_for(layers.attention_weights)
 def attention_weights(candidate: Callable[..., Any]) -> None:
     """Oracle: PyTorch's own attention, which with the unit matrix as values returns the weights."""
-    query, key = 2 * _random(2, 3, 4, 7), 2 * _random(2, 3, 5, 7)
+    query, key = 2 * random_tensor(2, 3, 4, 7), 2 * random_tensor(2, 3, 5, 7)
     queries, keys = query.clone().requires_grad_(), key.clone().requires_grad_()
     got = candidate(queries, keys)
     expect_shape(got, (2, 3, 4, 5))
-    _untouched("query, key", [query, key], [queries, keys])
+    expect_untouched("query, key", [query, key], [queries, keys])
     right = F.scaled_dot_product_attention(query, key, torch.eye(5).expand(2, 3, 5, 5))
     scores = query @ key.mT
     if not close(got.detach(), right):
@@ -117,14 +97,14 @@ def attention_weights(candidate: Callable[..., Any]) -> None:
             "the softmax comes before the division; divide the scores, then take the softmax":
                 scores.softmax(-1) / math.sqrt(7),
         }  # fmt: skip
-        raise _name_it(got.detach(), slips, "the weights differ from softmax(q kᵀ / √d), the softmax over the keys")
+        raise name_it(got.detach(), slips, "the weights differ from softmax(q kᵀ / √d), the softmax over the keys")
     _gradient_reaches(got, {"query": queries, "key": keys})
 
     mask = torch.tensor([[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [1, 0, 1, 1, 0]], dtype=torch.bool)
     kept = mask.clone()
     got = candidate(query, key, mask)
     expect_shape(got, (2, 3, 4, 5), "with a mask the result")
-    _untouched("mask", [kept], [mask])
+    expect_untouched("mask", [kept], [mask])
     right = F.scaled_dot_product_attention(query, key, torch.eye(5).expand(2, 3, 5, 5), attn_mask=mask)
     if not close(got.detach(), right):
         scaled = scores / math.sqrt(7)
@@ -138,7 +118,7 @@ def attention_weights(candidate: Callable[..., Any]) -> None:
         }  # fmt: skip
         if not bool(got.isfinite().all()):
             raise Mistake("with a mask some weights are nan: use masked_fill(~mask, float('-inf')), not 0 · inf")
-        raise _name_it(got.detach(), slips, "with a mask the weights are wrong: hidden scores become -inf first")
+        raise name_it(got.detach(), slips, "with a mask the weights are wrong: hidden scores become -inf first")
     half = candidate(query[0, 0].double(), key[0, 0].double())
     expect_shape(half, (4, 5), "for a query [4, 7] and a key [5, 7] the result")
     if half.dtype != torch.float64:
@@ -222,7 +202,7 @@ _perfect_loss.__name__ = "perfect_loss"
 def perfect_loss(candidate: Callable[..., Any]) -> None:
     """Oracle: cross entropy of the unit matrix times the scale."""
     for n, scale in [(2, 1.0), (64, 0.0), (64, 1.0), (8, 3.0), (128, 14.3)]:
-        got = _number(candidate(n, scale), f"perfect_loss({n}, {scale})")
+        got = one_number(candidate(n, scale), f"perfect_loss({n}, {scale})")
         logits = scale * torch.eye(n, dtype=torch.float64)
         right = F.cross_entropy(logits, torch.arange(n)).item()
         if abs(got - right) <= 1e-4 * max(right, 1e-3):
@@ -247,7 +227,7 @@ def perfect_loss(candidate: Callable[..., Any]) -> None:
 def contrastive_loss(candidate: Callable[..., Any]) -> None:
     """Oracle: the sums written out with logsumexp, in float64."""
     b = 6
-    images, texts = F.normalize(_random(b, 5), dim=-1), F.normalize(_random(b, 5), dim=-1)
+    images, texts = F.normalize(random_tensor(b, 5), dim=-1), F.normalize(random_tensor(b, 5), dim=-1)
     for scale in (math.log(1 / 0.07), 0.3, math.log(400.0)):
         x, y = images.clone().requires_grad_(), texts.clone().requires_grad_()
         s = torch.tensor(scale, requires_grad=True)
@@ -255,14 +235,14 @@ def contrastive_loss(candidate: Callable[..., Any]) -> None:
         if isinstance(got, float):
             raise Mistake("the loss must be a tensor that gradients pass through, not a float (is there an .item()?)")
         expect_shape(got, (), "the loss")
-        _untouched("image_features, text_features", [images, texts], [x, y])
+        expect_untouched("image_features, text_features", [images, texts], [x, y])
         factor = min(math.exp(scale), 100.0)
         logits = factor * images.double() @ texts.double().T
         diagonal = logits.diagonal()
         rows, columns = (logits.logsumexp(1) - diagonal).mean(), (logits.logsumexp(0) - diagonal).mean()
         right = (rows + columns) / 2
         if not close(got.detach().double(), right):
-            raise _name_it(
+            raise name_it(
                 got.detach().double(), _loss_slips(images.double(), texts.double(), scale, rows, columns),
                 f"for {b} pairs it should be {right:.4f}, got {got.item():.4f}: the mean of two cross entropies, over "
                 "the rows and over the columns of exp(logit_scale) · (pictures · captionsᵀ), the right answers on the "
@@ -302,7 +282,7 @@ def _loss_slips(images: Tensor, texts: Tensor, scale: float, rows: Tensor, colum
 @check_for(clip.zero_shot)
 def zero_shot(candidate: Callable[..., Any]) -> None:
     """Oracle: the softmax written out, picture by picture."""
-    images, captions = F.normalize(_random(4, 6), dim=-1), F.normalize(_random(3, 6), dim=-1)
+    images, captions = F.normalize(random_tensor(4, 6), dim=-1), F.normalize(random_tensor(3, 6), dim=-1)
     for scale in (100.0, 7.0, torch.tensor(3.0)):
         got = candidate(images.clone(), captions.clone(), scale)
         cosines, s = images @ captions.T, float(scale)
@@ -318,6 +298,6 @@ def zero_shot(candidate: Callable[..., Any]) -> None:
                 "scale comes after the softmax; multiply the cosines by it": s * cosines.softmax(-1),
                 "these are logarithms of probabilities; softmax, not log_softmax": (s * cosines).log_softmax(-1),
             }
-            raise _name_it(got, slips, "the probabilities differ from softmax(scale · cosines) over the captions")
+            raise name_it(got, slips, "the probabilities differ from softmax(scale · cosines) over the captions")
     if not close(candidate(images, captions), (100 * images @ captions.T).softmax(-1)):
         raise Mistake("without a scale it should take 100")

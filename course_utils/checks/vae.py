@@ -10,41 +10,21 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from course_utils.checks.base import Mistake, check_for, close, expect_shape
+from course_utils.checks.base import (
+    Mistake,
+    check_for,
+    close,
+    expect_shape,
+    expect_untouched,
+    name_it,
+    one_number,
+    random_tensor,
+)
 from course_utils.models import vae as package
-
-
-def _number(value: Any, what: str) -> float:
-    """A float out of a float, an int or a tensor with one number; Mistake for anything else."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Mistake(f"{what} must be one number, got {type(value).__name__} (is a return missing?)")
-    return float(value)
 
 
 def _same(a: float, b: float, tolerance: float = 1e-4) -> bool:
     return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-6)
-
-
-def _random(*shape: int) -> Tensor:
-    """Fresh numbers on each call, drawn without touching the global generator."""
-    generator = torch.Generator()
-    generator.seed()
-    return torch.randn(*shape, generator=generator)
-
-
-def _name_it(result: Tensor, slips: dict[str, Tensor], otherwise: str) -> Mistake:
-    """The mistake whose wrong value the result is."""
-    for message, wrong in slips.items():
-        if wrong.shape == result.shape and bool(wrong.isfinite().all()) and close(result, wrong):
-            return Mistake(message)
-    return Mistake(otherwise)
-
-
-def _untouched(names: str, before: list[Tensor], after: list[Tensor]) -> None:
-    if any(not torch.equal(a.detach(), b) for a, b in zip(after, before, strict=True)):
-        raise Mistake(f"it changes its arguments in place ({names}): write x * y, not x *= y or x.mul_(y)")
 
 
 def _gradient(result: Tensor, inputs: dict[str, Tensor]) -> list[Tensor]:
@@ -72,7 +52,7 @@ _compression.__name__ = "compression"
 def compression(candidate: Callable[..., Any]) -> None:
     """3 · side² numbers in the picture, latent_channels · (side / factor)² in the latent."""
     for side, factor, channels in [(32, 4, 4), (64, 8, 4), (256, 16, 8)]:
-        got = _number(candidate(side, factor, channels), "compression(side, factor, latent_channels)")
+        got = one_number(candidate(side, factor, channels), "compression(side, factor, latent_channels)")
         right = _compression(side, factor, channels)
         call = f"compression({side}, {factor}, {channels})"
         for message, wrong in {
@@ -94,16 +74,16 @@ def compression(candidate: Callable[..., Any]) -> None:
 def reparameterise(candidate: Callable[..., Any]) -> None:
     """mean + exp(log_variance / 2) · noise, with the noise given, and with gradients."""
     for shape in [(3, 4, 2, 2), (5, 7)]:
-        mean, log_variance, noise = _random(*shape), _random(*shape), _random(*shape)
+        mean, log_variance, noise = random_tensor(*shape), random_tensor(*shape), random_tensor(*shape)
         before = [mean.clone(), log_variance.clone(), noise.clone()]
         result = candidate(mean, log_variance, noise)
         expect_shape(result, shape)
-        _untouched("mean, log_variance, noise", before, [mean, log_variance, noise])
+        expect_untouched("mean, log_variance, noise", before, [mean, log_variance, noise])
         if not close(result.float(), candidate(mean, log_variance, noise).float()):
             raise Mistake("two calls with the same noise differ: use the noise that is given, draw none inside")
         sigma = torch.exp(log_variance / 2)
         if not close(result.float(), mean + sigma * noise):
-            raise _name_it(
+            raise name_it(
                 result.float(),
                 {
                     "exp(log_variance) is the variance; the noise is multiplied by the standard deviation, "
@@ -132,10 +112,10 @@ def reparameterise(candidate: Callable[..., Any]) -> None:
 def kl_to_standard_normal(candidate: Callable[..., Any]) -> None:
     """Against torch.distributions, one number a picture."""
     for shape in [(4, 2, 3, 3), (3, 6)]:
-        mean, log_variance = _random(*shape) + 0.5, _random(*shape) - 0.5
+        mean, log_variance = random_tensor(*shape) + 0.5, random_tensor(*shape) - 0.5
         before = [mean.clone(), log_variance.clone()]
         result = candidate(mean, log_variance)
-        _untouched("mean, log_variance", before, [mean, log_variance])
+        expect_untouched("mean, log_variance", before, [mean, log_variance])
         variance = log_variance.exp()
         every = kl_divergence(Normal(mean, variance.sqrt()), Normal(torch.zeros(()), torch.ones(())))
         right = every.flatten(1).sum(1)
@@ -153,7 +133,7 @@ def kl_to_standard_normal(candidate: Callable[..., Any]) -> None:
                 return x.flatten(1).sum(1)
 
             square, one = mean**2, torch.ones_like(mean)
-            raise _name_it(
+            raise name_it(
                 result,
                 {
                     "it is averaged over the dimensions: divergences of independent dimensions add up, so sum": right
@@ -205,7 +185,7 @@ def best_variance(candidate: Callable[..., Any]) -> None:
     for slope, beta in [(1.0, 2.0), (2.0, 0.5), (0.3, 1.0), (0.0, 0.1)]:
         loss = slope**2 * grid + beta / 2 * (grid - grid.log())
         right = grid[loss.argmin()].item()
-        got = _number(candidate(slope, beta), "best_variance(slope, beta)")
+        got = one_number(candidate(slope, beta), "best_variance(slope, beta)")
         if _same(got, right, 2e-3):
             continue
         call = f"best_variance({slope:g}, {beta:g}) gives {got:.4g}"
@@ -227,11 +207,11 @@ def vae_loss(candidate: Callable[..., Any]) -> None:
     """Mean squared error + β · mean KL / numbers in a picture."""
     for shape, beta in [((3, 3, 4, 4), 0.7), ((5, 3, 2, 6), 3.0)]:
         batch, size = shape[0], math.prod(shape[1:])
-        x, reconstruction = _random(*shape), _random(*shape)
-        kl = 20 + 10 * _random(batch).abs()
+        x, reconstruction = random_tensor(*shape), random_tensor(*shape)
+        kl = 20 + 10 * random_tensor(batch).abs()
         before = [x.clone(), reconstruction.clone(), kl.clone()]
         result = candidate(x, reconstruction, kl, beta)
-        _untouched("x, reconstruction, kl", before, [x, reconstruction, kl])
+        expect_untouched("x, reconstruction, kl", before, [x, reconstruction, kl])
         if isinstance(result, Tensor) and result.numel() > 1:
             raise Mistake(f"the loss must be one number, the mean over the batch; it has shape {list(result.shape)}")
         expect_shape(result, (), "the loss")
@@ -239,7 +219,7 @@ def vae_loss(candidate: Callable[..., Any]) -> None:
         difference = x - reconstruction
         error, penalty = difference.pow(2).mean(), kl.mean() / size
         if not close(result, error + beta * penalty):
-            raise _name_it(
+            raise name_it(
                 result,
                 {
                     "the divergence is missing": error,
@@ -274,13 +254,13 @@ def vae_loss(candidate: Callable[..., Any]) -> None:
 def measure_latent_scale(candidate: Callable[..., Any]) -> None:
     """1 / standard deviation, about the mean, of all numbers together."""
     for spread, shift in [(4.0, 3.0), (0.25, -0.5)]:
-        latents = spread * _random(64, 4, 4, 4) * torch.tensor([0.5, 1.0, 1.5, 2.0]).view(1, 4, 1, 1) + shift
+        latents = spread * random_tensor(64, 4, 4, 4) * torch.tensor([0.5, 1.0, 1.5, 2.0]).view(1, 4, 1, 1) + shift
         before = latents.clone()
         result = candidate(latents)
-        _untouched("latents", [before], [latents])
+        expect_untouched("latents", [before], [latents])
         if isinstance(result, Tensor) and result.numel() > 1:
             raise Mistake(f"one number for all latents is asked for, got {list(result.shape)}")
-        got, deviation = _number(result, "the scale"), latents.std().item()
+        got, deviation = one_number(result, "the scale"), latents.std().item()
         if _same(got, 1 / deviation, 2e-3):
             continue
         for message, wrong in {

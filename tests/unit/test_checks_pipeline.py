@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-import pytest
 import torch
 
 from course_utils.checks import pipeline as check
 from course_utils.diffusion.editing import inpaint_blend, slerp, strength_timesteps
 from course_utils.diffusion.samplers import ddim_step, sample
-
-
-@pytest.fixture(autouse=True)
-def grading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COURSE_GRADING", "1")
-
-
-def rejected(run_check: Callable, candidate: Callable, words: str) -> None:
-    with pytest.raises(AssertionError, match=words):
-        run_check(candidate)
+from tests.unit.grading import grading, rejected  # noqa: F401 (the fixture works by being here)
 
 
 def by_the_package(denoiser, schedule, x, timesteps, prediction_type="v_prediction"):

@@ -19,16 +19,7 @@ from course_utils.diffusion import (
     predict_x0,
     target,
 )
-
-
-@pytest.fixture(autouse=True)
-def grading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COURSE_GRADING", "1")
-
-
-def rejected(run_check: Callable, candidate: Callable, words: str) -> None:
-    with pytest.raises(AssertionError, match=words):
-        run_check(candidate)
+from tests.unit.grading import grading, rejected  # noqa: F401 (the fixture works by being here)
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,7 @@ from course_utils.checks import unet as check
 from course_utils.diffusion.guidance import drop_condition, guided
 from course_utils.models.layers import attention, attention_weights, merge_heads, split_heads
 from course_utils.models.unet import timestep_embedding
-
-
-@pytest.fixture(autouse=True)
-def grading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COURSE_GRADING", "1")
-
-
-def rejected(run_check: Callable, candidate: Callable, words: str) -> None:
-    with pytest.raises(AssertionError, match=words):
-        run_check(candidate)
-
+from tests.unit.grading import grading, rejected  # noqa: F401 (the fixture works by being here)
 
 # --- timestep_embedding
 
