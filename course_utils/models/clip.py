@@ -132,6 +132,21 @@ def pool_end(states: Tensor, ids: Tensor) -> Tensor:
     return states[rows, ids.argmax(dim=1)]
 
 
+def position_grid(side: int, width: int) -> Tensor:
+    """[side², width]: sines and cosines of the column and of the row of each place in a square grid, row by row.
+
+    `width // 4` frequencies, in equal ratios from 1 to 1/100 radian a step; what is left of the width stays zero.
+    A start for learned position vectors: neighbours are alike, and the vectors are long enough to be heard beside
+    the patches'. Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, on two axes as in Beyer et al. 2022
+    (arXiv 2205.01580).
+    """
+    angles = torch.arange(side)[:, None] * torch.logspace(0, -2, max(1, width // 4))  # [side, width / 4]
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    column, row = waves.repeat(side, 1), waves.repeat_interleave(side, dim=0)
+    grid = torch.cat([column, row], dim=1)[:, :width]
+    return F.pad(grid, (0, width - grid.shape[1]))
+
+
 class VisionEncoder(nn.Module):
     """Pictures [B, 3, S, S] in [-1, 1] -> [B, D]: a vision transformer's normalised class token.
 
@@ -152,7 +167,8 @@ class VisionEncoder(nn.Module):
         self.blocks = transformer_blocks(config.width, config.layers, config.heads, config.mlp_ratio)
         self.post_norm = nn.LayerNorm(config.width)
         nn.init.normal_(self.class_embedding, std=config.width**-0.5)
-        nn.init.normal_(self.position_embedding.weight, std=config.width**-0.5)
+        grid = position_grid(config.image_size // patch, config.width)
+        self.position_embedding.weight.data = torch.cat([torch.zeros(1, config.width), 0.5 * grid])
 
     def states(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, 1 + patches, D]: the class token, then the patches row by row.

@@ -19,6 +19,7 @@ from course_utils.models.clip import (
     VisionEncoder,
     contrastive_loss,
     pool_end,
+    position_grid,
     zero_shot,
 )
 from course_utils.models.clip_transformer import causal_mask, quick_gelu, transformer_blocks
@@ -272,3 +273,18 @@ def test_text_config_there_and_back():
 def test_vision_encoder_alone_reads_its_own_size():
     encoder = VisionEncoder(CLIPVisionConfig(image_size=24, patch_size=8, width=16, layers=1, heads=2))
     assert encoder.states(torch.zeros(1, 3, 24, 24)).shape == (1, 10, 16)
+
+
+def test_the_position_grid_is_waves_of_column_and_row():
+    grid = position_grid(8, 128).reshape(8, 8, 128)
+    assert torch.equal(grid[:, 3, :64], grid[:1, 3, :64].expand(8, -1)), "the first half depends on the column only"
+    assert torch.equal(grid[5, :, 64:], grid[5, :1, 64:].expand(8, -1)), "the second half on the row only"
+    torch.testing.assert_close(grid[0, 2, 0], torch.tensor(2.0).sin())
+    torch.testing.assert_close(grid[4, 0, 127], torch.tensor(4 / 100).cos())
+    likeness = (grid[0] @ grid[0].T)[0]
+    assert (likeness[:3].diff() < 0).all(), "the further apart, the less alike"
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 6, 10, 36])
+def test_the_position_grid_fits_any_width(width):
+    assert position_grid(3, width).shape == (9, width)
