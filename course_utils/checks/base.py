@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -25,18 +27,14 @@ def check_for(reference: Callable) -> Callable[[Callable[[Callable], None]], Cal
         name = reference.__name__
 
         def check(candidate: Any) -> Callable:
-            try:
-                if not callable(candidate):
-                    raise Mistake(f"{name} is not a function: run the cell above that defines it")
-                test(candidate)
-            except NotImplementedError:
-                return _fall_back(name, "not solved yet", reference)
-            except Mistake as mistake:
-                return _fall_back(name, str(mistake), reference)
-            except Exception as error:  # whatever a learner's code does, the notebook goes on
-                return _fall_back(name, f"it stops with {type(error).__name__}: {error}", reference)
-            print(f"{name}: correct")
-            return candidate
+            reason = _refusal(test, candidate, name)
+            if reason is None:
+                print(f"{name}: correct")
+                return candidate
+            if os.environ.get("COURSE_GRADING") == "1":
+                raise Mistake(f"{name}: {reason}")
+            print(f"{name}: {reason}\n(The notebook goes on with the course's version of {name}.)")
+            return reference
 
         check.__name__, check.__doc__ = name, test.__doc__
         return check
@@ -44,11 +42,26 @@ def check_for(reference: Callable) -> Callable[[Callable[[Callable], None]], Cal
     return decorate
 
 
-def _fall_back(name: str, reason: str, reference: Callable) -> Callable:
-    if os.environ.get("COURSE_GRADING") == "1":
-        raise Mistake(f"{name}: {reason}")
-    print(f"{name}: {reason}\n(The notebook goes on with the course's version of {name}.)")
-    return reference
+def _refusal(test: Callable[[Callable], None], candidate: Any, name: str) -> str | None:
+    """What is wrong with the candidate, or None."""
+    if not callable(candidate):
+        return f"{name} is not a function: run the cell above that defines it"
+    try:
+        test(candidate)
+    except NotImplementedError:
+        return "not solved yet"
+    except Mistake as mistake:
+        return str(mistake)
+    except (Exception, SystemExit) as error:  # whatever a learner's code does, the notebook goes on
+        return f"it stops with {type(error).__name__}: {error}{_place(error, candidate)}"
+    return None
+
+
+def _place(error: BaseException, candidate: Any) -> str:
+    """The last line of the candidate's own cell that was run before the error."""
+    cell = getattr(getattr(candidate, "__code__", None), "co_filename", None)
+    lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if frame.filename == cell and frame.line]
+    return f" (in the line {lines[-1]})" if lines else ""
 
 
 def expect_shape(result: Any, shape: tuple[int, ...], what: str = "the result") -> None:
@@ -68,27 +81,87 @@ def one_number(value: Any, what: str) -> float:
     """A float out of a float, an int or a tensor with one number; Mistake for anything else."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise Mistake(f"{what} must be one number, got {type(value).__name__} (is a return missing?)")
     return float(value)
 
 
-def random_tensor(*shape: int) -> Tensor:
-    """Fresh numbers on each call, drawn without touching the global generator."""
+def fresh_generator() -> torch.Generator:
+    """Another seed on each call; the global generator is left alone."""
     generator = torch.Generator()
     generator.seed()
-    return torch.randn(*shape, generator=generator)
+    return generator
 
 
-def name_it(result: Tensor, slips: dict[str, Tensor], otherwise: str) -> Mistake:
-    """The mistake whose wrong value the result is."""
+def random_tensor(*shape: int) -> Tensor:
+    """Standard normal numbers, others on each call."""
+    return torch.randn(*shape, generator=fresh_generator())
+
+
+def name_it(
+    result: Tensor,
+    slips: dict[str, Tensor],
+    otherwise: str,
+    same: Callable[[Tensor, Tensor], bool] = close,
+) -> Mistake:
+    """The mistake whose wrong value the result is; `same` says when two tensors of one shape are equal enough."""
     for message, wrong in slips.items():
-        if wrong.shape == result.shape and bool(wrong.isfinite().all()) and close(result, wrong):
+        if wrong.shape == result.shape and bool(wrong.isfinite().all()) and same(result, wrong):
             return Mistake(message)
+    if not bool(result.isfinite().all()):
+        why = "some values are nan or infinite (a division by 0, or the root of a negative number?)"
+        return Mistake(f"{why}. {otherwise}")
     return Mistake(otherwise)
 
 
 def expect_untouched(names: str, before: list[Tensor], after: list[Tensor]) -> None:
     """Mistake if the candidate changed its arguments; `names` is how the message calls them."""
     if any(not torch.equal(a.detach(), b) for a, b in zip(after, before, strict=True)):
-        raise Mistake(f"it changes its arguments in place ({names}): write x * y, not x *= y or x.mul_(y)")
+        raise Mistake(f"it changes its arguments in place ({names}): write x * y, not x *= y, x.mul_(y) or x[i] = y")
+
+
+def expect_dtype(result: Tensor, dtype: torch.dtype, given: str) -> None:
+    """Mistake unless the result has the dtype of what was given."""
+    if result.dtype != dtype:
+        raise Mistake(f"the result must have the dtype of {given}: {dtype} in gives {result.dtype} out")
+
+
+def gradients_of(result: Tensor, inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Gradients of a scalar, or a Mistake that names the input that gets none."""
+    if not result.requires_grad:
+        raise Mistake(
+            "no gradient passes through it: is there a .detach(), an .item(), a torch.no_grad() or a torch.tensor(…)?"
+        )
+    gradients = torch.autograd.grad(result, list(inputs.values()), allow_unused=True)
+    for name, gradient in zip(inputs, gradients, strict=True):
+        if gradient is None or not bool(gradient.abs().sum() > 0):
+            raise Mistake(f"no gradient reaches {name}: keep it a tensor all the way (no .detach(), no .item())")
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def expect_device(candidate: Callable[..., Any], *arguments: Any, remedy: str) -> None:
+    """Mistake if the candidate makes a tensor on the CPU whatever the device of its arguments.
+
+    The arguments are on the device "meta", which stands for a GPU: it has shapes but no numbers, so a candidate that
+    has to read numbers stops there, which is no mistake.
+    """
+    try:
+        result = candidate(*arguments)
+    except RuntimeError as error:
+        if "same device" in str(error) or "expected device" in str(error):
+            raise Mistake(f"on a GPU it would fail, for it makes a tensor on the CPU: {remedy}") from None
+        return
+    except Exception:
+        return
+    if isinstance(result, Tensor) and result.device.type != "meta":
+        raise Mistake(f"the result lies on another device than what was given: {remedy}")
+
+
+def choice(answer: Any, right: str, replies: dict[str, str]) -> None:
+    """Mistake unless the answer is the right one of several; `replies` says to each wrong one what to think of."""
+    options = sorted([right, *replies])
+    given = answer.strip().lower() if isinstance(answer, str) else ""
+    if given not in options:
+        raise Mistake(f"return one of {', '.join(map(repr, options))}, got {answer!r}")
+    if given in replies:
+        raise Mistake(replies[given])

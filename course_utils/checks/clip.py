@@ -14,8 +14,11 @@ from course_utils.checks.base import (
     Mistake,
     check_for,
     close,
+    expect_device,
+    expect_dtype,
     expect_shape,
     expect_untouched,
+    gradients_of,
     name_it,
     one_number,
     random_tensor,
@@ -24,18 +27,6 @@ from course_utils.models import bpe, clip, clip_transformer, layers
 
 PROMPT = ("<start>", "a", "dog", "on", "a", "red", "background", "<end>", "<end>", "<end>")
 CHANGED = 5  # "red" becomes "blue"
-
-
-def _gradient_reaches(result: Tensor, inputs: dict[str, Tensor]) -> None:
-    if not result.requires_grad:
-        raise Mistake(
-            "no gradient passes through it: is there a .detach(), an .item(), a torch.no_grad() or a torch.tensor(…)?"
-        )
-    # Squared, because the rows of a softmax sum to one whatever goes in.
-    gradients = torch.autograd.grad(result.square().sum(), list(inputs.values()), allow_unused=True)
-    for name, gradient in zip(inputs, gradients, strict=True):
-        if gradient is None or not bool(gradient.abs().sum() > 0):
-            raise Mistake(f"no gradient reaches {name}: keep it a tensor all the way (no .detach(), no .item())")
 
 
 _MERGES: tuple[tuple[tuple[str, ...], tuple[str, str], tuple[str, ...], str], ...] = (
@@ -93,23 +84,31 @@ def attention_weights(candidate: Callable[..., Any]) -> None:
             "d is the length of a query (query.shape[-1]), not the number of keys": (scores / math.sqrt(5)).softmax(-1),
             "d is the length of a query (query.shape[-1]), not the number of queries": (scores / 2).softmax(-1),
             "the softmax runs over the queries; over the keys is asked for (dim=-1)": (scores / 7**0.5).softmax(-2),
+            "the softmax runs over the batch; over the keys is asked for (dim=-1)": (scores / 7**0.5).softmax(0),
             "these are the scores; the softmax over the keys is missing": scores / math.sqrt(7),
             "the softmax comes before the division; divide the scores, then take the softmax":
                 scores.softmax(-1) / math.sqrt(7),
         }  # fmt: skip
         raise name_it(got.detach(), slips, "the weights differ from softmax(q kᵀ / √d), the softmax over the keys")
-    _gradient_reaches(got, {"query": queries, "key": keys})
+    # Squared, because the rows of a softmax sum to one whatever goes in.
+    gradients_of(got.square().sum(), {"query": queries, "key": keys})
 
-    mask = torch.tensor([[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [1, 0, 1, 1, 0]], dtype=torch.bool)
+    query = 2 * random_tensor(2, 3, 5, 7)
+    rows = [[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [1, 0, 1, 1, 0], [0, 1, 0, 0, 0]]
+    mask, scores = torch.tensor(rows, dtype=torch.bool), query @ key.mT
     kept = mask.clone()
     got = candidate(query, key, mask)
-    expect_shape(got, (2, 3, 4, 5), "with a mask the result")
+    expect_shape(got, (2, 3, 5, 5), "with a mask the result")
     expect_untouched("mask", [kept], [mask])
     right = F.scaled_dot_product_attention(query, key, torch.eye(5).expand(2, 3, 5, 5), attn_mask=mask)
     if not close(got.detach(), right):
         scaled = scores / math.sqrt(7)
         slips = {
             "the mask is not used": scaled.softmax(-1),
+            "the mask is transposed: its row i says where query i may look":
+                scaled.masked_fill(~mask.T, -torch.inf).softmax(-1),
+            "the mask is added to the scores, where True counts as 1; set the scores of False to -inf":
+                (scaled + mask).softmax(-1),
             "the mask is upside down: True means that a query MAY look":
                 scaled.masked_fill(mask, -torch.inf).softmax(-1),
             "hidden weights are set to zero after the softmax, so rows no longer sum to one; set the scores to "
@@ -119,10 +118,9 @@ def attention_weights(candidate: Callable[..., Any]) -> None:
         if not bool(got.isfinite().all()):
             raise Mistake("with a mask some weights are nan: use masked_fill(~mask, float('-inf')), not 0 · inf")
         raise name_it(got.detach(), slips, "with a mask the weights are wrong: hidden scores become -inf first")
-    half = candidate(query[0, 0].double(), key[0, 0].double())
-    expect_shape(half, (4, 5), "for a query [4, 7] and a key [5, 7] the result")
-    if half.dtype != torch.float64:
-        raise Mistake(f"the result should have the dtype of the query (float64), got {half.dtype}")
+    wide = candidate(query[0, 0].double(), key[0, 0].double())
+    expect_shape(wide, (5, 5), "for a query and a key of shape [5, 7] the result")
+    expect_dtype(wide, torch.float64, "query")
 
 
 @check_for(clip_transformer.causal_mask)
@@ -140,6 +138,7 @@ def causal_mask(candidate: Callable[..., Any]) -> None:
                 "each token may look at itself too: the diagonal is True": right & ~torch.eye(length, dtype=torch.bool),
                 "it is upside down: True where a token MAY look, which is at j ≤ i": ~right,
                 "it hides the past: token i sees itself and what came before, j ≤ i": right.flip(0),
+                "it lets each token look one token ahead: j ≤ i, not j ≤ i + 1": right | right.roll(1, 1).tril(1),
                 "nothing is hidden: what comes later, j > i, must be False": torch.ones_like(right),
             }
             for message, wrong in slips.items():
@@ -201,7 +200,7 @@ _perfect_loss.__name__ = "perfect_loss"
 @check_for(_perfect_loss)
 def perfect_loss(candidate: Callable[..., Any]) -> None:
     """Oracle: cross entropy of the unit matrix times the scale."""
-    for n, scale in [(2, 1.0), (64, 0.0), (64, 1.0), (8, 3.0), (128, 14.3)]:
+    for n, scale in [(8, 3.0), (2, 1.0), (64, 0.0), (64, 1.0), (128, 14.3)]:
         got = one_number(candidate(n, scale), f"perfect_loss({n}, {scale})")
         logits = scale * torch.eye(n, dtype=torch.float64)
         right = F.cross_entropy(logits, torch.arange(n)).item()
@@ -215,12 +214,46 @@ def perfect_loss(candidate: Callable[..., Any]) -> None:
             "only one wrong caption is counted; there are n − 1": math.log(1 + math.exp(-scale)),
             "that is the probability of the right caption; the loss is minus its logarithm": math.exp(-right),
             "that is the logarithm of the probability; the loss is minus it": -right,
+            "a softmax takes e to the score, and then the shares": -math.log(scale / (scale + n - 1)) if scale else 0.0,
+            "that is ln n, what is lost when all scores are equal": math.log(n),
             "that is in bits; nats are asked for (the natural logarithm)": right / math.log(2),
             "the scale is e^0 for the wrong captions, not 0: they have weight 1 each": 0.0,
         }.items():
             if abs(got - wrong) <= 1e-6 * max(1.0, abs(wrong)):
                 raise Mistake(f"perfect_loss({n}, {scale:g}) should be {right:.4f}, got {got:.4f}: {message}")
         raise Mistake(f"perfect_loss({n}, {scale:g}) should be {right:.4f}, got {got:.4f}: −ln(e^s / (e^s + …))")
+
+
+def _twins_loss(copies: int) -> float:
+    """Reference: nobody can tell the copies apart, so the right one gets a share of 1 / copies."""
+    return math.log(copies)
+
+
+_twins_loss.__name__ = "twins_loss"
+
+
+@check_for(_twins_loss)
+def twins_loss(candidate: Callable[..., Any]) -> None:
+    """Oracle: the loss of a table of scores that is high within each group of copies."""
+    for copies in (3, 2, 1, 8):
+        group = torch.arange(24) // copies
+        scores = 1e3 * (group[:, None] == group[None, :]).double()
+        right = F.cross_entropy(scores, torch.arange(24)).item()
+        got = one_number(candidate(copies), f"twins_loss({copies})")
+        if abs(got - right) <= 1e-3 * max(right, 1e-3):
+            continue
+        for message, wrong in {
+            "a faultless reader still has to guess among the copies": 0.0,
+            "that is the probability of the right one; the loss is minus its logarithm": 1 / copies,
+            "that is the logarithm of the probability; the loss is minus it": -right,
+            "that is in bits; nats are asked for (the natural logarithm)": right / math.log(2),
+            "the mean over rows and columns is asked for, not half of it": right / 2,
+            "rows and columns are averaged, not added": 2 * right,
+            "the right one is among the copies: there are `copies` of them, not one more": math.log(copies + 1),
+        }.items():
+            if abs(got - wrong) <= 1e-3 * max(abs(wrong), 1e-3):
+                raise Mistake(f"twins_loss({copies}) should be {right:.4f}, got {got:.4f}: {message}")
+        raise Mistake(f"twins_loss({copies}) should be {right:.4f}, got {got:.4f}: what share does the right one get?")
 
 
 @check_for(clip.contrastive_loss)
@@ -249,7 +282,9 @@ def contrastive_loss(candidate: Callable[..., Any]) -> None:
                 "diagonal",
             )  # fmt: skip
         if scale < math.log(100):
-            _gradient_reaches(got, {"image_features": x, "text_features": y, "logit_scale": s})
+            gradients_of(got, {"image_features": x, "text_features": y, "logit_scale": s})
+    meta = [torch.zeros(shape, device="meta") for shape in [(b, 5), (b, 5), ()]]
+    expect_device(candidate, *meta, remedy="torch.arange(B, device=image_features.device)")
 
 
 def _loss_slips(images: Tensor, texts: Tensor, scale: float, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
@@ -275,7 +310,21 @@ def _loss_slips(images: Tensor, texts: Tensor, scale: float, rows: Tensor, colum
         "the factor must be held at 100 at most: exp(logit_scale).clamp(max=100)": loss(math.exp(scale)),
         "cross_entropy takes logits, not probabilities: leave the softmax out": (
             F.cross_entropy(after, partner) + F.cross_entropy((factor * texts @ images.T).softmax(-1), partner)
-        ) / 2,
+        )
+        / 2,
+        "cross_entropy takes logits, not probabilities; leave the softmax out": (
+            F.cross_entropy(after, partner) + F.cross_entropy(after.T, partner)
+        )
+        / 2,
+        "pictures are compared with themselves, not with captions": (
+            F.cross_entropy(factor * images @ images.T, partner)
+        ),
+        "captions are compared with themselves, not with pictures": F.cross_entropy(factor * texts @ texts.T, partner),
+        "the right answers are on the diagonal: row i has the number i, torch.arange(B)": (
+            F.cross_entropy(factor * images @ texts.T, (partner + 1) % len(images))
+            + F.cross_entropy(factor * texts @ images.T, (partner + 1) % len(images))
+        )
+        / 2,
     }
 
 
@@ -283,8 +332,10 @@ def _loss_slips(images: Tensor, texts: Tensor, scale: float, rows: Tensor, colum
 def zero_shot(candidate: Callable[..., Any]) -> None:
     """Oracle: the softmax written out, picture by picture."""
     images, captions = F.normalize(random_tensor(4, 6), dim=-1), F.normalize(random_tensor(3, 6), dim=-1)
-    for scale in (100.0, 7.0, torch.tensor(3.0)):
-        got = candidate(images.clone(), captions.clone(), scale)
+    before = [images.clone(), captions.clone()]
+    for scale in (2.0, 100.0, torch.tensor(3.0)):
+        got = candidate(images, captions, scale)
+        expect_untouched("image_features, text_features", before, [images, captions])
         cosines, s = images @ captions.T, float(scale)
         expect_shape(got, (4, 3), "for 4 pictures and 3 captions the result")
         right = torch.stack([(s * row - (s * row).logsumexp(0)).exp() for row in cosines])
@@ -296,8 +347,14 @@ def zero_shot(candidate: Callable[..., Any]) -> None:
                 "the cosines are divided by scale; scale is 1 / temperature, multiply": (cosines / s).softmax(-1),
                 "scale is not used: multiply the cosines by it before the softmax": cosines.softmax(-1),
                 "scale comes after the softmax; multiply the cosines by it": s * cosines.softmax(-1),
+                "each caption is judged by itself (a sigmoid); a softmax makes a row add up to one": torch.sigmoid(
+                    s * cosines
+                ),
+                "scale is 1 / temperature itself, not a logarithm: no exp": (cosines * math.exp(s)).softmax(-1),
+                "that is the decision; the probabilities are asked for": F.one_hot(cosines.argmax(-1), 3).float(),
                 "these are logarithms of probabilities; softmax, not log_softmax": (s * cosines).log_softmax(-1),
             }
             raise name_it(got, slips, "the probabilities differ from softmax(scale · cosines) over the captions")
-    if not close(candidate(images, captions), (100 * images @ captions.T).softmax(-1)):
+    near = 0.05 * images  # not unit vectors, but cosines this small show which scale was taken
+    if not close(candidate(near, captions), (100 * near @ captions.T).softmax(-1)):
         raise Mistake("without a scale it should take 100")

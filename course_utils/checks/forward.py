@@ -9,7 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.checks.base import Mistake, check_for, expect_shape
+from course_utils.checks.base import (
+    Mistake,
+    check_for,
+    choice,
+    expect_dtype,
+    expect_shape,
+    expect_untouched,
+    fresh_generator,
+    gradients_of,
+    name_it,
+    one_number,
+)
 from course_utils.diffusion import forward as package
 from course_utils.diffusion import schedule as schedules
 from course_utils.diffusion.schedule import NoiseSchedule
@@ -17,16 +28,9 @@ from course_utils.diffusion.schedule import NoiseSchedule
 Mix = Callable[[NoiseSchedule, Tensor, "int | Tensor", Tensor], Any]
 
 
-def _generator() -> torch.Generator:
-    """Fresh numbers on each call, drawn without touching the global generator."""
-    generator = torch.Generator()
-    generator.seed()
-    return generator
-
-
 def _random_schedule(T: int = 7) -> NoiseSchedule:
     """Betas far enough from 0, from 1 and from one another that no two slips look alike."""
-    order = torch.randperm(T, generator=_generator())
+    order = torch.randperm(T, generator=fresh_generator())
     return NoiseSchedule(torch.linspace(0.08, 0.62, T)[order])
 
 
@@ -38,22 +42,19 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))  # [B] -> [B, 1, …]
 
 
-def _named(result: Tensor, slips: dict[str, Tensor], otherwise: str) -> Mistake:
-    """The mistake whose wrong value the result is."""
-    return Mistake(next((text for text, wrong in slips.items() if _agree(result, wrong)), otherwise))
-
-
 def _expect_float(result: Any, shape: tuple[int, ...], what: str) -> None:
     expect_shape(result, shape, what)
     if not result.is_floating_point():
         raise Mistake(f"{what} must hold floats, got {result.dtype}")
+    if result.dtype in (torch.float16, torch.bfloat16):
+        raise Mistake(f"{what} has half precision, {result.dtype}: that keeps three digits; float32 was given")
     if not bool(result.isfinite().all()):
         raise Mistake(f"{what} holds NaN or infinity")
 
 
 def _check_mix(candidate: Mix, keep: Callable[[NoiseSchedule], Tensor], name: str, slips: Callable[..., dict]) -> None:
     """What forward_step and add_noise share: x_t = √keep · x + √(1 − keep) · noise, with `keep` looked up at each t."""
-    schedule, g = _random_schedule(), _generator()
+    schedule, g = _random_schedule(), fresh_generator()
     table = keep(schedule)
     x, noise = torch.randn(3, 2, 4, 4, generator=g), torch.randn(3, 2, 4, 4, generator=g)
     t = 1 + torch.randperm(5, generator=g)[:3]  # three different steps, with a step on either side of each
@@ -61,8 +62,7 @@ def _check_mix(candidate: Mix, keep: Callable[[NoiseSchedule], Tensor], name: st
     call = f"{name}(schedule, x, t, noise)"
     result = candidate(schedule, x, t, noise)
     _expect_float(result, (3, 2, 4, 4), call)
-    if any(not torch.equal(a, b) for a, b in zip([x, noise, t], before, strict=True)):
-        raise Mistake("it changes its arguments in place: write a * x, not x *= a or x.mul_(a)")
+    expect_untouched("x, noise, t", before, [x, noise, t])
 
     def mix(k: Tensor, x: Tensor = x, noise: Tensor = noise) -> Tensor:
         return _column(k, x).sqrt() * x + (1 - _column(k, x)).sqrt() * noise
@@ -77,6 +77,7 @@ def _check_mix(candidate: Mix, keep: Callable[[NoiseSchedule], Tensor], name: st
             "you looked the table up at t − 1; our tables are indexed by t itself": mix(table[t - 1]),
             "you looked the table up at t + 1; our tables are indexed by t itself": mix(table[t + 1]),
             "the two factors are swapped: the noise has the picture's": mix(1 - k),
+            "a minus before the noise: right in distribution, but not what this noise asks for": mix(k, noise=-noise),
         }
         spread = candidate(schedule, torch.zeros(1, 1), 3, torch.ones(1, 1)) ** 2
         spread = spread + candidate(schedule, torch.ones(1, 1), 3, torch.zeros(1, 1)) ** 2
@@ -84,21 +85,16 @@ def _check_mix(candidate: Mix, keep: Callable[[NoiseSchedule], Tensor], name: st
             "the numbers are off. For x of variance 1 and noise of variance 1 your result has variance "
             f"{float(spread.reshape(-1)[0]):.3f}; it should be 1"
         )
-        raise _named(result, {**slips(schedule, t, x, noise), **common}, otherwise)
+        raise name_it(result, {**slips(schedule, t, x, noise), **common}, otherwise, _agree)
 
     flat = candidate(schedule, x[:, :, 0, 0], 4, noise[:, :, 0, 0])
     expect_shape(flat, (3, 2), "with x of shape [3, 2] and t = 4, the result")
     if not _agree(flat, mix(table[[4, 4, 4]], x[:, :, 0, 0], noise[:, :, 0, 0])):
         raise Mistake("with t given as one int (here 4) the numbers are off: it holds for all samples")
-    wide = candidate(schedule, x.double(), t, noise.double())
-    if wide.dtype != torch.float64:
-        raise Mistake(f"the result must have x's dtype: float64 in gives {wide.dtype} out")
+    expect_dtype(candidate(schedule, x.double(), t, noise.double()), torch.float64, "x")
 
     x_leaf = x.clone().requires_grad_()
-    result = candidate(schedule, x_leaf, t, noise)
-    if not result.requires_grad:
-        raise Mistake("no gradient reaches x: is there a .detach(), an .item() or a torch.no_grad()?")
-    (gradient,) = torch.autograd.grad(result.sum(), x_leaf)
+    (gradient,) = gradients_of(candidate(schedule, x_leaf, t, noise).sum(), {"x": x_leaf})
     if not _agree(gradient, _column(k, x).sqrt().expand_as(x)):
         raise Mistake("the gradient with respect to x is off: it is the factor in front of x")
 
@@ -134,6 +130,8 @@ def add_noise(candidate: Mix) -> None:
             "the square root of 1 − ᾱ is missing": bar.sqrt() * x + (1 - bar) * noise,
             f"both square roots are missing: the variance is {spread:.2f}, should be 1": bar * x + (1 - bar) * noise,
             "the noise has 1 − √ᾱ in front; it should be √(1 − ᾱ)": bar.sqrt() * x + (1 - bar.sqrt()) * noise,
+            "β where ᾱ belongs: β_t is the noise of one step, ᾱ_t what is left of x_0 after all": beta.sqrt() * x
+            + (1 - beta).sqrt() * noise,
             "that is β_t, one step only; the way from x_0 takes ᾱ_t": (1 - beta).sqrt() * x + beta.sqrt() * noise,
         }
 
@@ -152,21 +150,26 @@ _jump.__name__ = "jump"
 @check_for(_jump)
 def jump(candidate: Callable[..., Any]) -> None:
     """√(ᾱ_t / ᾱ_s) · x_s + √(1 − ᾱ_t / ᾱ_s) · noise; the oracle is the product of the α in between."""
-    schedule, g = _random_schedule(), _generator()
+    schedule, g = _random_schedule(), fresh_generator()
     x, noise = torch.randn(3, 2, 4, 4, generator=g), torch.randn(3, 2, 4, 4, generator=g)
-    before = x.clone()
+    before = [x.clone(), noise.clone()]
     for s, t in [(1, 4), (2, 3), (0, 5)]:
         keep = math.prod(schedule.alphas[s + 1 : t + 1].tolist())
         bar, bar_s = schedule.alphas_cumprod[t].item(), schedule.alphas_cumprod[s].item()
         with_s = math.prod(schedule.alphas[s : t + 1].tolist())
         result = candidate(schedule, x, s, t, noise)
         _expect_float(result, (3, 2, 4, 4), "jump(schedule, x_s, s, t, noise)")
-        if not torch.equal(x, before):
-            raise Mistake("it changes x_s in place: write a * x_s, not x_s *= a")
+        expect_untouched("x_s, noise", before, [x, noise])
 
         def mix(k: float) -> Tensor:
             return k**0.5 * x + (1 - k) ** 0.5 * noise
 
+        if not _agree(result, candidate(schedule, x, s, t, noise)):
+            raise Mistake("two calls with the same arguments differ: use the noise that is given, draw none")
+        walk = x
+        for step in range(s + 1, t + 1):
+            beta = schedule.betas[step].item()
+            walk = (1 - beta) ** 0.5 * walk + beta**0.5 * noise
         slips = {
             "that is the way from x_0 to x_t; the steps up to s lie behind x_s already, so divide ᾱ_t by ᾱ_s": mix(bar),
             "that is one step with β_t; there are t − s of them between s and t": mix(schedule.alphas[t].item()),
@@ -176,11 +179,21 @@ def jump(candidate: Callable[..., Any]) -> None:
             + (1 - bar) ** 0.5 * noise,
             "the noise's factor should be √(1 − ᾱ_t / ᾱ_s), so that variance 1 stays 1": keep**0.5 * x
             + (bar_s - bar) ** 0.5 * noise,
+            "ᾱ_t is to be divided by ᾱ_s, not subtracted from it": (1 - bar_s + bar) ** 0.5 * x
+            + (bar_s - bar) ** 0.5 * noise,
+            "the two factors are swapped: the noise has that of x_s": mix(1 - keep),
+            "it stops a step short: step t itself belongs to the way": mix(
+                math.prod(schedule.alphas[s + 1 : t].tolist())
+            ),
+            "that is the walk with one noise for all steps; the noises of different steps are not the same but "
+            "independent, so their variances add up": walk,
             "that is x_s itself": x,
         }
         if not _agree(result, mix(keep)):
             hint = f"the numbers are off for s = {s}, t = {t}: x_s should have the factor {keep**0.5:.4f} in front"
-            raise _named(result, slips, hint)
+            raise name_it(result, slips, hint, _agree)
+    x_leaf = x.clone().requires_grad_()
+    gradients_of(candidate(schedule, x_leaf, 1, 4, noise).sum(), {"x_s": x_leaf})
 
 
 @check_for(schedules.linear_betas)
@@ -202,6 +215,8 @@ def linear_betas(candidate: Callable[..., Any]) -> None:
             )
             ** 2,
             "that is 1 − β": 1 - right,
+            "each step multiplies by the same factor; here each adds the same": start * (end / start) ** (i / (T - 1)),
+            "beta_start and beta_end are not used": torch.linspace(1e-4, 0.02, T),
         }
         if not _agree(result, right, rtol=1e-4, atol=1e-9):
             message = next((m for m, wrong in slips.items() if _agree(result, wrong, rtol=1e-4, atol=1e-9)), None)
@@ -237,7 +252,8 @@ def cosine_betas(candidate: Callable[..., Any]) -> None:
             "that is ᾱ; β is one minus the ratio of two neighbours": f(u[1:]) / f(u[:1]),
             "that is 1 − ᾱ, the noise of all steps up to t; β is one minus the ratio of neighbours": 1
             - f(u[1:]) / f(u[:1]),
-            "that is α; β = 1 − α": 1 - right,
+            "that is α; β = 1 − α": f(u)[1:] / f(u)[:-1],
+            "the cosine's argument runs from 0 to π/2, not to π": betas(torch.cos((u + s) / (1 + s) * math.pi) ** 2),
             "the ratio is upside down: f after the step goes over f before it": 1 - f(u)[:-1] / f(u)[1:],
             "the last f belongs to u = 1 (step = T): u is step / T, not step / (T − 1) or step / (T + 1)": betas(
                 f(torch.arange(T + 1, dtype=torch.float64) / (T + 1))
@@ -251,17 +267,35 @@ def cosine_betas(candidate: Callable[..., Any]) -> None:
         raise Mistake("without arguments it should be T = 1000, s = 0.008, max_beta = 0.999")
 
 
+def _noisy_latent() -> str:
+    """Reference: one latent number stands for a patch of pixels and its neighbourhood."""
+    return "b"
+
+
+_noisy_latent.__name__ = "noisy_latent"
+
+
+@check_for(_noisy_latent)
+def noisy_latent(candidate: Callable[[], Any]) -> None:
+    """What the decoder makes of a latent with noise on it."""
+    replies = {
+        "a": "grain differs from pixel to pixel; how many pixels does one latent number stand for?",
+        "c": "paler is what the factor √ᾱ alone would do; but noise was added, and the decoder has to draw it somehow",
+        "d": "noise is added to each latent number by itself; it does not know of any other picture",
+    }
+    choice(candidate(), "b", replies)
+
+
 @check_for(schedules.snr)
 def snr(candidate: Callable[[Tensor], Any]) -> None:
     """ᾱ / (1 − ᾱ), for any shape."""
-    g = _generator()
+    g = fresh_generator()
     for shape in [(), (6,), (2, 3)]:
         alpha_bar = 0.05 + 0.4 * torch.rand(shape, generator=g)
         before, right = alpha_bar.clone(), alpha_bar / (1 - alpha_bar)
         result = candidate(alpha_bar)
         _expect_float(result, shape, f"snr of a tensor of shape {list(shape)}")
-        if not torch.equal(alpha_bar, before):
-            raise Mistake("it changes alpha_bar in place")
+        expect_untouched("alpha_bar", [before], [alpha_bar])
         slips = {
             "that is noise over signal; the signal goes on top": 1 / right,
             "that is a ratio of sizes; take variances, without the square root": right.sqrt(),
@@ -269,10 +303,13 @@ def snr(candidate: Callable[[Tensor], Any]) -> None:
             "that is the logarithm of it": right.log(),
             "that is in decibels; the plain ratio is asked for": 10 * right.log10(),
             "the noise's variance is 1 − ᾱ; you divided by its root": alpha_bar / (1 - alpha_bar).sqrt(),
+            "the signal is missing: its variance, ᾱ, goes on top": 1 / (1 - alpha_bar),
+            "that is the difference; the ratio is asked for": 2 * alpha_bar - 1,
+            "that is the signal's share, ᾱ itself; divide it by the noise's": alpha_bar,
         }
         if not _agree(result, right):
             first = alpha_bar.flatten()[0].item()
-            raise _named(result, slips, f"for alpha_bar = {first:.3f} it should be {first / (1 - first):.3f}")
+            raise name_it(result, slips, f"for alpha_bar = {first:.3f} it should be {first / (1 - first):.3f}", _agree)
 
 
 def half_noise_steps(schedule: NoiseSchedule) -> int:
@@ -294,11 +331,7 @@ _half_noise.__name__ = "half_noise"
 @check_for(_half_noise)
 def half_noise(candidate: Callable[[], Any]) -> None:
     """A prediction: within 8 % of the true count passes."""
-    guess = candidate()
-    if isinstance(guess, Tensor) and guess.numel() == 1:
-        guess = guess.item()
-    if isinstance(guess, bool) or not isinstance(guess, int | float):
-        raise Mistake(f"give a number of steps, got {type(guess).__name__} (is a return missing?)")
+    guess = one_number(candidate(), "the number of steps")
     right = _half_noise()
     if abs(guess - right) <= 0.08 * right:
         print(f"you said {guess:.0f}; counted one by one, it takes {right} steps")

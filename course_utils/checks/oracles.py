@@ -1,21 +1,13 @@
-"""What the checks of notebook 03 share: random tensors, and right answers in float64 out of the betas alone."""
+"""What the checks of notebook 03 share: right answers in float64, out of the betas alone."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from course_utils.checks.base import Mistake, close
 from course_utils.diffusion.schedule import NoiseSchedule
 
 SHAPE = (3, 4, 5, 4)  # [B, C, h, w]; w is not B, so that a factor [B] set against the last axis fails
-
-
-def random_tensor(*shape: int) -> Tensor:
-    """Fresh numbers on each call, drawn without touching the global generator."""
-    generator = torch.Generator()
-    generator.seed()
-    return torch.randn(*shape, generator=generator)
 
 
 def short_schedule() -> NoiseSchedule:
@@ -26,21 +18,6 @@ def alpha_bar(schedule: NoiseSchedule, t: Tensor, like: Tensor) -> Tensor:
     """ᾱ_t in float64, [B, 1, 1, 1]; 1 at t = −1. From the betas, so that a wrong table would be found, too."""
     table = torch.cat([torch.ones(1, dtype=torch.float64), (1 - schedule.betas.double()).cumprod(0)])
     return table[t + 1].reshape(-1, *[1] * (like.ndim - 1))
-
-
-def name_it(result: Tensor, slips: dict[str, Tensor], otherwise: str) -> Mistake:
-    """The mistake whose wrong value the result is."""
-    for message, wrong in slips.items():
-        if wrong.shape == result.shape and bool(wrong.isfinite().all()) and close(result, wrong):
-            return Mistake(message)
-    if not bool(result.isfinite().all()):
-        return Mistake(f"some values are not finite (a division by 0 or the root of a negative number?). {otherwise}")
-    return Mistake(otherwise)
-
-
-def expect_untouched(before: list[Tensor], after: list[Tensor]) -> None:
-    if any(not torch.equal(a, b) for a, b in zip(after, before, strict=True)):
-        raise Mistake("it changes its arguments in place: write x * y, not x *= y or x.mul_(y)")
 
 
 def true_posterior(

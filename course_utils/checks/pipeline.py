@@ -9,33 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.checks.base import Mistake, check_for, close, expect_shape
+from course_utils.checks.base import (
+    Mistake,
+    check_for,
+    choice,
+    close,
+    expect_dtype,
+    expect_shape,
+    expect_untouched,
+    gradients_of,
+    name_it,
+    one_number,
+    random_tensor,
+)
 from course_utils.diffusion import editing as package
 from course_utils.diffusion.samplers import ddim_step
 from course_utils.diffusion.schedule import NoiseSchedule
-
-
-def _random(*shape: int) -> Tensor:
-    """Fresh numbers on each call, drawn without touching the global generator."""
-    generator = torch.Generator()
-    generator.seed()
-    return torch.randn(*shape, generator=generator)
-
-
-def _name_it(result: Tensor, slips: dict[str, Tensor], otherwise: str) -> Mistake:
-    """The mistake whose wrong value the result is."""
-    if not bool(result.isfinite().all()):
-        return Mistake("some of the values are nan or infinite; " + otherwise)
-    for message, wrong in slips.items():
-        if wrong.shape == result.shape and bool(wrong.isfinite().all()) and close(result, wrong):
-            return Mistake(message)
-    return Mistake(otherwise)
-
-
-def _untouched(names: str, before: list[Tensor], after: list[Tensor]) -> None:
-    if any(not torch.equal(a, b) for a, b in zip(after, before, strict=True)):
-        raise Mistake(f"it changes its arguments in place ({names}): write x * y, not x *= y or x[i] = y")
-
 
 # --- draw_latents -------------------------------------------------------------------------------------------
 
@@ -82,7 +71,7 @@ def _wrong_walk(kind: str, schedule: NoiseSchedule, x_T: Tensor, times: list[int
         t_prev = {"t-1": t - 1, "floor 0": max(after, 0)}.get(kind, after)
         prediction = denoiser(x_T if kind in ("shown", "stays") else x, torch.full((len(x),), t))
         start = x_T if kind == "stays" else x
-        known_type = "epsilon" if kind == "epsilon" else prediction_type
+        known_type = kind if kind in ("epsilon", "v_prediction") else prediction_type
         x = ddim_step(schedule, prediction, start, t, t_prev, prediction_type=known_type)
     return x
 
@@ -92,7 +81,7 @@ def draw_latents(candidate: Callable[..., Any]) -> None:
     """The times asked for, x after each step, a case whose end is known, and a start midway."""
     schedule = NoiseSchedule.cosine(60)
     for prediction_type, timesteps in (("v_prediction", schedule.timesteps(6)), ("sample", torch.tensor([23, 11, 4]))):
-        x_T, denoiser = _random(2, 4, 3, 3), _Recorder()
+        x_T, denoiser = random_tensor(2, 4, 3, 3), _Recorder()
         before = x_T.clone()
         result = candidate(denoiser, schedule, x_T, timesteps, prediction_type)
         if result is None:
@@ -100,7 +89,7 @@ def draw_latents(candidate: Callable[..., Any]) -> None:
         if isinstance(result, Tensor):
             raise Mistake("it gives one tensor; yield x inside the loop, after each step, so that all can be seen")
         steps, times = list(result), timesteps.tolist()
-        _untouched("x", [before], [x_T])
+        expect_untouched("x", [before], [x_T])
         if denoiser.times == times[::-1]:
             raise Mistake(f"the times rise in yours; drawing goes from the noisiest, {times[0]}, down to {times[-1]}")
         if denoiser.times == times[:-1]:
@@ -121,16 +110,22 @@ def draw_latents(candidate: Callable[..., Any]) -> None:
             "the denoiser is shown x_T at every step; show it the x of the step before": "shown",
             "each step starts from x_T again: the result of a step is where the next one starts": "stays",
             "prediction_type does not reach ddim_step (its default is 'epsilon')": "epsilon",
+            "prediction_type does not reach ddim_step: it is 'v_prediction' whatever is asked for": "v_prediction",
         }
         right = list(_draw_latents(_Recorder(), schedule, x_T, timesteps, prediction_type))
         if not close(steps[-1], right[-1]):
+            *_, again = candidate(_Recorder(), schedule, x_T, timesteps, prediction_type)
+            if not close(steps[-1], again):
+                raise Mistake("two walks from the same x differ: DDIM (eta = 0) draws nothing on its way")
             wrong = {m: _wrong_walk(k, schedule, x_T, times, prediction_type) for m, k in slips.items()}
-            raise _name_it(steps[-1], wrong, "the last x is not what DDIM gives; compare your loop with the formula")
+            raise name_it(steps[-1], wrong, "the last x is not what DDIM gives; compare your loop with the formula")
         if not all(close(a, b) for a, b in zip(steps, right, strict=True)):
             raise Mistake("only the last x is right: an x that was yielded is changed later; write x = …, not x[…] = …")
     # A denoiser that knows the one picture there is must lead to it, wherever the walk begins.
-    x_0 = _random(1, 4, 2, 2)
-    *_, last = candidate(lambda x, t: x_0.expand_as(x), schedule, _random(3, 4, 2, 2), schedule.timesteps(5), "sample")
+    x_0 = random_tensor(1, 4, 2, 2)
+    *_, last = candidate(
+        lambda x, t: x_0.expand_as(x), schedule, random_tensor(3, 4, 2, 2), schedule.timesteps(5), "sample"
+    )
     if not close(last, x_0.expand(3, -1, -1, -1)):
         raise Mistake("a denoiser that always answers with the same x_0 must end in that x_0, and yours does not")
 
@@ -148,16 +143,50 @@ _first_guess.__name__ = "first_guess"
 @check_for(_first_guess)
 def first_guess(candidate: Callable[[], Any]) -> None:
     """A choice of four, made before the plot is shown."""
-    guess = candidate()
-    if not isinstance(guess, str) or guess.strip().upper() not in ("A", "B", "C", "D"):
-        raise Mistake(f"answer with one letter, 'A', 'B', 'C' or 'D', got {guess!r}")
-    hints = {
-        "A": "the noise is what the prediction leaves out: x̂_0 is an estimate of the clean latent",
-        "B": "for that it would have to know which dog; x_T was drawn without looking at any",
-        "D": "it does know something: the sentence. What would you answer if you saw nothing but the caption?",
+    replies = {
+        "a": "the noise is what the prediction leaves out: x̂_0 is an estimate of the clean latent",
+        "b": "for that it would have to know which dog; x_T was drawn without looking at any",
+        "d": "it does know something: the sentence. What would you answer if you saw nothing but the caption?",
     }
-    if guess.strip().upper() in hints:
-        raise Mistake(hints[guess.strip().upper()])
+    choice(candidate(), "c", replies)
+
+
+# --- doubled_steps ------------------------------------------------------------------------------------------
+
+
+def _doubled_steps() -> tuple[float, float]:
+    """Reference: the errors of methods of order 1 and 2 go with the step and with its square."""
+    return 1 / 2, 1 / 4
+
+
+_doubled_steps.__name__ = "doubled_steps"
+
+
+@check_for(_doubled_steps)
+def doubled_steps(candidate: Callable[[], Any]) -> None:
+    """What is left of the error with twice the steps: DDIM's, and that of a method that gets the slope right."""
+    answer = candidate()
+    try:
+        first, second = (float(x) for x in answer)
+    except (TypeError, ValueError):
+        raise Mistake(
+            f"return two numbers, (share left of DDIM's error, share left of the other's), got {answer!r}"
+        ) from None
+    slips = {
+        "those are the factors by which the errors shrink; the shares that are left are their inverses": (2.0, 4.0),
+        "the two are swapped: the method that gets the slope right gains more": (1 / 4, 1 / 2),
+        "those are errors of single steps, as h² and h³; with twice the steps there are twice as many of them": (
+            1 / 4,
+            1 / 8,
+        ),
+        "the one that gets the slope right must gain more: its step errs as h³, DDIM's as h²": (1 / 2, 1 / 2),
+        "both shrink: a step half as long errs less than half as much, even if there are twice as many": (1.0, 1 / 2),
+    }
+    for message, wrong in slips.items():
+        if abs(first - wrong[0]) < 0.02 and abs(second - wrong[1]) < 0.02:
+            raise Mistake(message)
+    if abs(first - 1 / 2) > 0.02 or abs(second - 1 / 4) > 0.02:
+        raise Mistake("DDIM's step errs as h², the other's as h³; halve h, and count how many steps there are then")
 
 
 # --- mix_std ------------------------------------------------------------------------------------------------
@@ -173,23 +202,25 @@ _mix_std.__name__ = "mix_std"
 @check_for(_mix_std)
 def mix_std(candidate: Callable[[float], Any]) -> None:
     """Against the closed form and against a Monte-Carlo estimate."""
-    for weight in (0.0, 0.25, 0.5, 0.9, 1.0):
-        result = candidate(weight)
-        if isinstance(result, Tensor) and result.numel() == 1:
-            result = result.item()
-        if isinstance(result, bool) or not isinstance(result, int | float):
-            raise Mistake(f"it must give a number, got {type(result).__name__} (is a return missing?)")
+    for weight in (0.25, 0.9, 0.5, 0.0, 1.0):
+        result = one_number(candidate(weight), "mix_std(weight)")
         if abs(result - _mix_std(weight)) < 1e-4:
             continue
-        a, b = _random(2, 40000)
+        a, b = random_tensor(2, 40000)
         measured = ((1 - weight) * a + weight * b).std().item()
         slips = {
             "that is the variance; its square root is wanted": (1 - weight) ** 2 + weight**2,
             "standard deviations do not add; variances of independent numbers do": 1.0,
-            "the weights are squared in the variance: Var[c a] = c² Var[a]": math.sqrt(abs(1 - weight) + abs(weight)),
+            "the weights are squared in the variance, and the root is that of the sum, not of each part": math.sqrt(
+                1 - weight
+            )
+            + math.sqrt(weight),
+            "nothing is subtracted: variances of independent numbers add": abs(1 - 2 * weight),
+            "that holds for halfway only": math.sqrt(0.5),
+            "the smaller part counts, too: the variances add": max(weight, 1 - weight),
         }
         for message, wrong in slips.items():
-            if weight in (0.25, 0.5, 0.9) and abs(result - wrong) < 1e-4:
+            if abs(result - wrong) < 1e-4:
                 raise Mistake(message)
         raise Mistake(f"at weight {weight} it gives {result:.3f}; 40,000 draws have a spread of {measured:.3f}")
 
@@ -201,16 +232,35 @@ def mix_std(candidate: Callable[[float], Any]) -> None:
 def slerp(candidate: Callable[..., Any]) -> None:
     """By hand on two unit vectors, by length, at the ends, for equal noises, and against the formula in float64."""
     e1, e2 = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    for a, b, weight in ((e1, e2, 0.5), (e1, e2, 1 / 3), (_random(4, 8, 8), 1.3 * _random(4, 8, 8), 0.3)):
+    noise = 0.06 * random_tensor(4, 8, 8)
+    other = 0.5 * noise + 0.05 * random_tensor(4, 8, 8)  # small and not at right angles: no two slips look alike
+    for a, b, weight in ((noise, other, 0.3), (e1, e2, 0.5), (e1, e2, 1 / 3)):
         before = [a.clone(), b.clone()]
         result = candidate(a, b, weight)
         expect_shape(result, tuple(a.shape))
-        _untouched("a, b", before, [a, b])
+        expect_untouched("a, b", before, [a, b])
         x, y = a.double().flatten(), b.double().flatten()
         angle = math.acos(float(x @ y / (x.norm() * y.norm())))
         first, second = math.sin((1 - weight) * angle) / math.sin(angle), math.sin(weight * angle) / math.sin(angle)
         right = first * a.double() + second * b.double()
+        cosine = float(x @ y / (x.norm() * y.norm()))
+        far = math.acos(max(-1.0, min(1.0, float(x @ y))))
         slips = {
+            "divide by both lengths: the cosine of the angle is a · b / (‖a‖ ‖b‖)": (
+                math.sin((1 - weight) * far) * a + math.sin(weight * far) * b
+            )
+            / max(math.sin(far), 1e-9),
+            "the angle is the arc cosine of that quotient": (
+                math.sin((1 - weight) * cosine) * a + math.sin(weight * cosine) * b
+            )
+            / math.copysign(max(abs(math.sin(cosine)), 1e-9), cosine),
+            "cos and sin of w · angle would do for right angles only; see the two equations": (
+                math.cos(weight * angle) * a + math.sin(weight * angle) * b
+            ),
+            "a straight line made longer keeps the length only if they are at right angles, and not an even pace": (
+                (1 - weight) * a + weight * b
+            )
+            / math.hypot(1 - weight, weight),
             "that is a straight line: the weights are sines of parts of the angle": (1 - weight) * a + weight * b,
             "the two are swapped: weight 0 must give a": second * a + first * b,
             "the division by sin(angle) is missing": (first * a + second * b) * math.sin(angle),
@@ -225,9 +275,10 @@ def slerp(candidate: Callable[..., Any]) -> None:
         if not close(result.double(), right):
             values = {message: wrong.double() for message, wrong in slips.items()}
             example = [round(v, 3) for v in candidate(e1, e2, 0.5).flatten().tolist()]
-            raise _name_it(
+            raise name_it(
                 result.double(), values, f"halfway from (1, 0) to (0, 1) lies (0.707, 0.707); yours gives {example}"
             )
+    expect_dtype(candidate(e1.double(), e2.double(), 0.5), torch.float64, "a and b")
     a = torch.tensor([3.0, 4.0])  # length 5 without rounding, so the cosine with itself is exactly 1
     for weight, end in ((0.0, e1), (1.0, e2)):
         if not close(candidate(e1, e2, weight), end):
@@ -247,11 +298,13 @@ def slerp(candidate: Callable[..., Any]) -> None:
 def strength_timesteps(candidate: Callable[..., Any]) -> None:
     """The end of the list, as much of it as strength says; nothing at 0; no strength outside [0, 1]."""
     timesteps = torch.arange(950, -1, -50)  # 20 of them
-    for strength in (0.6, 1.0, 0.05, 0.29, 0.0):
+    for strength in (0.6, 1.0, 0.05, 0.29, 0.31, 0.0):
         n = round(strength * len(timesteps))
         result = candidate(timesteps, strength)
         if not isinstance(result, Tensor):
             raise Mistake(f"it must give a tensor of timesteps, got {type(result).__name__} (is a return missing?)")
+        if n and result.is_floating_point():  # an empty list becomes a float tensor
+            raise Mistake(f"timesteps are whole numbers, as in the list that is given; got {result.dtype}")
         right = timesteps[len(timesteps) - n :]
         if result.shape == right.shape and torch.equal(result.to(right.dtype), right):
             continue
@@ -267,12 +320,24 @@ def strength_timesteps(candidate: Callable[..., Any]) -> None:
             raise Mistake("strength is the share that is run, not the share that is left out")
         if listed == timesteps[len(timesteps) - int(strength * len(timesteps)) :].tolist():
             raise Mistake(f"{strength} · 20 = {strength * 20:.6g} is rounded to the nearest whole number: {n}, not cut")
+        if listed == timesteps[len(timesteps) - math.ceil(strength * len(timesteps)) :].tolist():
+            raise Mistake(
+                f"{strength} · 20 = {strength * 20:.6g} goes to the nearest whole number, {n}, not rounded up"
+            )
+        if listed == timesteps[timesteps <= strength * timesteps[0]].tolist():
+            raise Mistake(
+                f"choose the times by their place in the list (the last {n} of 20), not by how large they are"
+            )
+        if n > 1 and listed == right.flip(0).tolist():
+            raise Mistake("the times must fall, as in the list that is given; yours rise")
         raise Mistake(f"strength {strength} of 20 timesteps: the last {n} are wanted, got {listed}")
     for strength in (-0.2, 1.5):
         try:
             candidate(timesteps, strength)
         except ValueError:
             continue
+        except Exception as error:
+            raise Mistake(f"strength {strength} should raise a ValueError, not an {type(error).__name__}") from None
         raise Mistake(f"strength {strength} should raise a ValueError: it has to lie in [0, 1]")
 
 
@@ -283,18 +348,27 @@ def strength_timesteps(candidate: Callable[..., Any]) -> None:
 def inpaint_blend(candidate: Callable[..., Any]) -> None:
     """Where the mask is 1 the sampler's value, where it is 0 the known one; one mask may serve for all."""
     for mask_batch in (3, 1):
-        x_t, known_t = _random(3, 4, 8, 8), _random(3, 4, 8, 8)
-        mask = (_random(mask_batch, 1, 8, 8) > 0).float()
+        x_t, known_t = random_tensor(3, 4, 8, 8), random_tensor(3, 4, 8, 8)
+        mask = (random_tensor(mask_batch, 1, 8, 8) > 0).float()
         before = [x_t.clone(), known_t.clone(), mask.clone()]
         result = candidate(x_t, known_t, mask)
         expect_shape(result, (3, 4, 8, 8))
-        _untouched("x_t, known_t, mask", before, [x_t, known_t, mask])
+        expect_untouched("x_t, known_t, mask", before, [x_t, known_t, mask])
         right = torch.where(mask.bool(), x_t, known_t)
         slips = {
             "the two are swapped: mask is 1 where something new is wanted": torch.where(mask.bool(), known_t, x_t),
             "the known part is not masked: it needs the factor 1 − mask": mask * x_t + known_t,
             "the new part is not masked: it needs the factor mask": x_t + (1 - mask) * known_t,
             "where the mask is 0 yours is 0: add the known part there": mask * x_t,
+            "where the mask is 1 yours is 0: add the new part there": (1 - mask) * known_t,
+            "both parts have the factor mask; the known one needs 1 − mask": mask * (x_t + known_t),
+            "the mask is not used: that is the mean of the two": (x_t + known_t) / 2,
+            "the mask is not used: that is x_t": x_t,
+            "a minus between the two parts: add them": mask * x_t - (1 - mask) * known_t,
+            "the first sample's mask is used for all": torch.where(mask[:1].bool(), x_t, known_t),
         }
         if not close(result, right):
-            raise _name_it(result, slips, "it must be x_t where the mask is 1 and known_t where it is 0")
+            raise name_it(result, slips, "it must be x_t where the mask is 1 and known_t where it is 0")
+    expect_dtype(candidate(x_t.double(), known_t.double(), mask.double()), torch.float64, "x_t")
+    leaves = {"x_t": x_t.requires_grad_(), "known_t": known_t.requires_grad_()}
+    gradients_of(candidate(x_t, known_t, mask).sum(), leaves)

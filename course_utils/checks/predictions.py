@@ -1,15 +1,26 @@
-"""Checks of notebook 03, second part: x_0 out of a prediction, and the loss."""
+"""Checks of notebook 03, second part: x_0 out of a prediction, how its errors grow, and the loss."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.checks.base import Mistake, check_for, close, expect_shape
-from course_utils.checks.oracles import SHAPE, alpha_bar, expect_untouched, name_it, random_tensor, short_schedule
+from course_utils.checks.base import (
+    Mistake,
+    check_for,
+    close,
+    expect_shape,
+    expect_untouched,
+    gradients_of,
+    name_it,
+    one_number,
+    random_tensor,
+)
+from course_utils.checks.oracles import SHAPE, alpha_bar, short_schedule
 from course_utils.diffusion import reverse as package
 
 
@@ -26,6 +37,7 @@ def predict_x0(candidate: Callable[..., Any]) -> None:
         root, rest = bar.sqrt(), (1 - bar).sqrt()
         x_t = root * x_0 + rest * noise
         v = root * noise - rest * x_0
+        before_t, after_t = alpha_bar(schedule, t - 1, x_0), alpha_bar(schedule, t + 1, x_0)
         own = 1 - schedule.betas.double()[t].reshape(bar.shape)  # α_t, not ᾱ_t
         of_noise = {
             "divide by √ᾱ_t: x_t holds √ᾱ_t · x_0": root * x_0.double(),
@@ -34,7 +46,10 @@ def predict_x0(candidate: Callable[..., Any]) -> None:
             "the noise has to be taken away: a minus, not a plus": (x_t + rest * noise) / root,
             "that is a step with α_t; the whole way to x_0 has ᾱ_t": (x_t - (1 - own).sqrt() * noise) / own.sqrt(),
             "the noise has to be scaled by √(1 − ᾱ_t) before it is taken away": (x_t - noise) / root,
-            "that is x_t with the noise multiplied by √ᾱ_t taken away": (x_t - root * noise) / rest,
+            "the roots are swapped: √(1 − ᾱ_t) belongs to the noise, √ᾱ_t to x_0": (x_t - root * noise) / rest,
+            "x_t is not x_0 + noise: neither has its factor, √ᾱ_t and √(1 − ᾱ_t)": x_t - noise,
+            "ᾱ off by one: you looked it up at t − 1": (x_t - (1 - before_t).sqrt() * noise) / before_t.sqrt(),
+            "ᾱ off by one: you looked it up at t + 1": (x_t - (1 - after_t).sqrt() * noise) / after_t.sqrt(),
         }
         of_v = {
             "for v_prediction there is a minus: √ᾱ_t · x_t − √(1 − ᾱ_t) · v": root * x_t + rest * v,
@@ -59,7 +74,7 @@ def predict_x0(candidate: Callable[..., Any]) -> None:
             before = [x.clone(), p.clone()]
             call = (schedule, x, given, p)
             result = candidate(*call) if kind == "epsilon" else candidate(*call, kind)
-            expect_untouched(before, [x, p])
+            expect_untouched("x_t, prediction", before, [x, p])
             expect_shape(result, shape, f"x_0 from {kind!r}")
             if not close(result.double(), x_0.double(), 1e-3):
                 raise name_it(
@@ -68,6 +83,43 @@ def predict_x0(candidate: Callable[..., Any]) -> None:
                     f"for prediction_type {kind!r} it does not give back the x_0 that "
                     "x_t was made of: solve x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · noise for x_0",
                 )
+            p.requires_grad_()
+            gradients_of(candidate(schedule, x, given, p, kind).sum(), {"prediction": p})
+
+
+# --- a step of the derivation ---------------------------------------------------------------------------------
+
+
+def _error_factor(alpha_bar_t: float) -> float:
+    """Reference: x̂_0 = (x_t − √(1 − ᾱ) ε̂) / √ᾱ is linear in ε̂."""
+    return math.sqrt((1 - alpha_bar_t) / alpha_bar_t)
+
+
+_error_factor.__name__ = "error_factor"
+
+
+@check_for(_error_factor)
+def error_factor(candidate: Callable[..., Any]) -> None:
+    """Oracle: solve for x_0 with the noise and with the noise plus 1, and take the difference."""
+    for bar in (0.2, 0.9, 0.64, 0.05):
+        x_0, noise = random_tensor(5).double(), random_tensor(5).double()
+        x_t = bar**0.5 * x_0 + (1 - bar) ** 0.5 * noise
+        right = ((x_t - (1 - bar) ** 0.5 * (noise + 1)) / bar**0.5 - x_0).abs().mean().item()
+        got = one_number(candidate(bar), f"error_factor({bar:g})")
+        if abs(got - right) <= 1e-4 * right:
+            continue
+        for message, wrong in {
+            "the size of the error is asked for, without a sign": -right,
+            "that is its square, the factor of the squared error": right**2,
+            "it is upside down: near pure noise (ᾱ near 0) it must grow": 1 / right,
+            "x̂_0 is divided by √ᾱ_t as well": (1 - bar) ** 0.5,
+            "the noise enters with the factor √(1 − ᾱ_t)": bar**-0.5,
+            "the square root of ᾱ_t is missing": (1 - bar) ** 0.5 / bar,
+            "the square root of 1 − ᾱ_t is missing": (1 - bar) / bar**0.5,
+        }.items():
+            if abs(got - wrong) <= 1e-4 * abs(wrong):
+                raise Mistake(f"error_factor({bar:g}) should be {right:.4f}, got {got:.4f}: {message}")
+        raise Mistake(f"error_factor({bar:g}) should be {right:.4f}, got {got:.4f}: solve for x̂_0, then change ε̂ by 1")
 
 
 # --- the loss -----------------------------------------------------------------------------------------------
@@ -96,11 +148,17 @@ def denoising_loss(candidate: Callable[..., Any]) -> None:
     v = bar.sqrt() * noise - (1 - bar).sqrt() * x_0
     targets = {"epsilon": noise.double(), "sample": x_0.double(), "v_prediction": v}
     before = [x_0.clone(), noise.clone(), t.clone()]
+    first, second = _Recorder(), _Recorder()
+    for model in (first, second):
+        candidate(model, schedule, x_0, t, noise)
+        expect_untouched("x_0, t, noise", before, [x_0, noise, t])
+    if first.x_t.shape != second.x_t.shape or not close(first.x_t, second.x_t):
+        raise Mistake("in two calls alike the denoiser sees two different x_t: use the noise that is given, draw none")
     for kind, goal in targets.items():
         for w in (None, weight):
             model = _Recorder()
             loss = candidate(model, schedule, x_0, t, noise, kind, **({} if w is None else {"weight": w}))
-            expect_untouched(before, [x_0, noise, t])
+            expect_untouched("x_0, t, noise", before, [x_0, noise, t])
             _inputs_are_right(model, x_0, x_t, noise, t)
             square = (0.3 * x_t - goal) ** 2
             right = square.mean() if w is None else (square.flatten(1).mean(1) * w).mean()

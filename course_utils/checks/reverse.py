@@ -13,22 +13,32 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from course_utils.checks.base import Mistake, check_for, close, expect_shape
-from course_utils.checks.oracles import (
-    SHAPE,
-    alpha_bar,
+from course_utils.checks.base import (
+    Mistake,
+    check_for,
+    close,
+    expect_shape,
     expect_untouched,
+    gradients_of,
     name_it,
     random_tensor,
-    short_schedule,
-    true_posterior,
 )
-from course_utils.checks.predictions import denoising_loss, predict_x0
+from course_utils.checks.oracles import SHAPE, alpha_bar, short_schedule, true_posterior
+from course_utils.checks.predictions import denoising_loss, error_factor, predict_x0
 from course_utils.checks.steps import ddim_step, ddpm_step, five_steps
 from course_utils.diffusion import reverse as package
 from course_utils.diffusion.schedule import NoiseSchedule
 
-__all__ = ["ddim_step", "ddpm_step", "denoising_loss", "five_steps", "gaussian_kl", "posterior", "predict_x0"]
+__all__ = [
+    "ddim_step",
+    "ddpm_step",
+    "denoising_loss",
+    "error_factor",
+    "five_steps",
+    "gaussian_kl",
+    "posterior",
+    "predict_x0",
+]
 
 
 def _posterior_slips(
@@ -53,6 +63,8 @@ def _posterior_slips(
         "both factors are divided by 1 − ᾱ_t, not by its square root": (of_0 * a + of_t * b) * (1 - bar).sqrt(),
         "the part of x_0 is missing": of_t * b,
         "the part of x_t is missing": of_0 * a,
+        "that is the mean of q(x_prev | x_0): x_t belongs in it, too": prev.sqrt() * a,
+        "the factor of x_t has 1 − ᾱ_prev on top, not 1 − ᾱ_t: ᾱ off by one step": of_0 * a + alpha.sqrt() * b,
         stride: prev.sqrt() * own / (1 - bar) * a + (1 - own).sqrt() * (1 - prev) / (1 - bar) * b,
     }
     variances = {
@@ -81,10 +93,11 @@ def posterior(candidate: Callable[..., Any]) -> None:
         given = (t if as_int is None else as_int, *(() if t_prev is None else (t_prev,)))
         before = [x_0.clone(), x_t.clone()]
         mean, variance = _pair(candidate(schedule, x_0, x_t, *given), x_t)
-        expect_untouched(before, [x_0, x_t])
+        expect_untouched("x_0, x_t", before, [x_0, x_t])
         t_prev = t - 1 if t_prev is None else t_prev
         right_mean, right_variance = true_posterior(schedule, x_0, x_t, t, t_prev)
         means, variances = _posterior_slips(schedule, x_0, x_t, t, t_prev)
+        variances["the mean and the variance are the other way round: return (mean, variance)"] = right_mean
         if not close(variance, right_variance.expand(shape)):
             raise name_it(variance, variances, f"the variance is wrong ({case}); it is (1 − ᾱ_prev) / (1 − ᾱ_t) · β")
         if not close(mean, right_mean):
@@ -98,6 +111,9 @@ def posterior(candidate: Callable[..., Any]) -> None:
             "at t = 0 the step before is the clean x_0 (ᾱ_prev is 1): mean x_0, variance 0. "
             "schedule.alpha_bar(−1) is 1; alphas_cumprod[−1] is the last one"
         )
+    x_0.requires_grad_()
+    x_t.requires_grad_()
+    gradients_of(candidate(schedule, x_0, x_t, 9)[0].sum(), {"x_0": x_0, "x_t": x_t})
 
 
 def _pair(result: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,6 +121,8 @@ def _pair(result: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise Mistake(f"return two tensors, (mean, variance), got {type(result).__name__}")
     mean, variance = result
+    if isinstance(mean, Tensor) and mean.shape != x_t.shape and getattr(variance, "shape", None) == x_t.shape:
+        raise Mistake("the mean and the variance are the other way round: return (mean, variance)")
     expect_shape(mean, tuple(x_t.shape), "the mean")
     try:
         whole = torch.as_tensor(variance).double().expand(x_t.shape)
@@ -124,7 +142,7 @@ def gaussian_kl(candidate: Callable[..., Any]) -> None:
         var1, var2 = random_tensor(*shape).exp(), random_tensor(*other).exp()
         before = [mean1.clone(), var1.clone(), mean2.clone(), var2.clone()]
         result = candidate(mean1, var1, mean2, var2)
-        expect_untouched(before, [mean1, var1, mean2, var2])
+        expect_untouched("mean1, var1, mean2, var2", before, [mean1, var1, mean2, var2])
         a, v, b, w = (x.double() for x in before)
         right = kl_divergence(Normal(a, v.sqrt()), Normal(b, w.sqrt()))
         if isinstance(result, Tensor) and result.shape != right.shape:
@@ -150,6 +168,9 @@ def gaussian_kl(candidate: Callable[..., Any]) -> None:
             "the logarithm is upside down: log(var2 / var1)": right - (w.log() - v.log()),
             "the arguments are variances already: do not square them": 0.5
             * (2 * w.log() - 2 * v.log() + (v**2 + (a - b) ** 2) / w**2 - 1),
+            "the arguments are variances, they are not logarithms: no exp": kl_divergence(
+                Normal(a, (v / 2).exp()), Normal(b, (w / 2).exp())
+            ),
             "var1 / var2 is missing: what the first Gaussian spreads counts too": right - 0.5 * v / w,
             "the difference of the means must be squared": 0.5 * (w.log() - v.log() + (v + (a - b)) / w - 1),
             "the difference of the means is divided by var2, as var1 is": 0.5
@@ -158,3 +179,5 @@ def gaussian_kl(candidate: Callable[..., Any]) -> None:
             "the logarithms of the variances are missing": right - 0.5 * (w.log() - v.log()),
         }
         raise name_it(result.double(), slips, "wrong values. KL(N(0, 1) ‖ N(1, 1)) must be 0.5")
+    inputs = {"mean1": mean1, "var1": var1, "mean2": mean2, "var2": var2}
+    gradients_of(candidate(*(x.requires_grad_() for x in inputs.values())).sum(), inputs)

@@ -8,18 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.checks.base import Mistake, check_for, close, expect_shape
-from course_utils.checks.oracles import (
-    SHAPE,
-    alpha_bar,
+from course_utils.checks.base import (
+    Mistake,
+    check_for,
+    choice,
+    close,
+    expect_shape,
     expect_untouched,
     name_it,
     random_tensor,
-    short_schedule,
-    true_posterior,
 )
+from course_utils.checks.oracles import SHAPE, alpha_bar, short_schedule, true_posterior
 from course_utils.diffusion import samplers as package
 from course_utils.diffusion.schedule import NoiseSchedule
+
+
+def _taken_for_noise(schedule: NoiseSchedule, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """The x_0 that comes out if a prediction of any type is taken for the noise."""
+    bar = alpha_bar(schedule, t, x_t)
+    return (x_t - (1 - bar).sqrt() * prediction) / bar.sqrt()
 
 
 def _step_case(kind: str) -> tuple[NoiseSchedule, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -46,10 +53,13 @@ def ddpm_step(candidate: Callable[..., Any]) -> None:
         inputs = [prediction.float(), x_t.float(), fresh.float()]
         before = [x.clone() for x in inputs]
         result = candidate(schedule, inputs[0], inputs[1], t, t_prev, inputs[2], kind)
-        expect_untouched(before, inputs)
+        expect_untouched("prediction, x_t, noise", before, inputs)
         expect_shape(result, SHAPE)
         if close(result.double(), mean + variance.sqrt() * fresh, 1e-3):
             continue
+        if not close(result, candidate(schedule, inputs[0], inputs[1], t, t_prev, inputs[2], kind)):
+            raise Mistake("two calls with the same arguments differ: use the noise that is given, draw none")
+        as_noise = true_posterior(schedule, _taken_for_noise(schedule, prediction, x_t, t), x_t, t, t_prev)[0]
         raw = true_posterior(schedule, prediction, x_t, t, t_prev)[0]
         one_step = true_posterior(schedule, x_0, x_t, t, t - 1)
         slips = {
@@ -58,6 +68,8 @@ def ddpm_step(candidate: Callable[..., Any]) -> None:
             "the noise is added without being scaled: σ · noise with σ² the posterior's variance": mean + fresh,
             "that is σ² = β; here it is the posterior's variance β̃": mean + beta.sqrt() * fresh,
             "the prediction is used as x_0: turn it into x_0 with predict_x0 first, for this prediction_type": raw
+            + variance.sqrt() * fresh,
+            "prediction_type is not passed on to predict_x0 (its default is 'epsilon')": as_noise
             + variance.sqrt() * fresh,
             "t_prev is not used: pass it on to posterior": one_step[0] + one_step[1].sqrt() * fresh,
             "that is the predicted x_0, noised afresh to t_prev; draw from the posterior, which knows x_t": prev.sqrt()
@@ -99,10 +111,13 @@ def ddim_step(candidate: Callable[..., Any]) -> None:
         inputs = [prediction.float(), x_t.float(), fresh.float()]
         before = [x.clone() for x in inputs]
         result = candidate(schedule, inputs[0], inputs[1], t, t_prev, eta, inputs[2] if eta else None, kind)
-        expect_untouched(before, inputs)
+        expect_untouched("prediction, x_t, noise", before, inputs)
         expect_shape(result, SHAPE)
         if close(result.double(), right, 1e-3):
             continue
+        if not close(result, candidate(schedule, inputs[0], inputs[1], t, t_prev, eta, inputs[2], kind)):
+            raise Mistake("two calls with the same arguments differ: use the noise that is given, draw none")
+        one_before, own = alpha_bar(schedule, t - 1, x_t), eta * true_posterior(schedule, x_0, x_t, t, t - 1)[1].sqrt()
         slips = {
             "that stays at t: x_0 is noised again to t_prev's level, with ᾱ_prev": bar.sqrt() * x_0
             + (1 - bar).sqrt() * noise,
@@ -117,6 +132,13 @@ def ddim_step(candidate: Callable[..., Any]) -> None:
             + sigma * fresh,
             "√(1 − ᾱ_prev) belongs to the noise and √ᾱ_prev to x_0: they are swapped": prev.sqrt() * noise
             + kept * x_0
+            + sigma * fresh,
+            "t_prev is not used: that is the step to t − 1": one_before.sqrt() * x_0
+            + (1 - one_before - own**2).sqrt() * noise
+            + own * fresh,
+            "prediction_type is not passed on (the default is 'epsilon')": prev.sqrt()
+            * _taken_for_noise(schedule, prediction, x_t, t)
+            + kept * prediction
             + sigma * fresh,
             "√(1 − ᾱ_t) where √(1 − ᾱ_prev) belongs": prev.sqrt() * x_0
             + (1 - bar - sigma**2).sqrt() * noise
@@ -169,16 +191,10 @@ _five_steps.__name__ = "five_steps"
 @check_for(_five_steps)
 def five_steps(candidate: Callable[[], Any]) -> None:
     """Which sampler comes closer in five steps, if the denoiser is perfect: "ddpm", "ddim" or "same"."""
-    answer = candidate()
-    if answer not in ("ddpm", "ddim", "same"):
-        raise Mistake(f'return "ddpm", "ddim" or "same", got {answer!r}')
-    if answer == "same":
-        raise Mistake(
-            "a perfect denoiser still knows the mean of x_0 only: a sampler that treats it as x_0 errs at each "
-            "long step, and the two samplers err differently"
-        )
-    if answer == "ddpm":
-        raise Mistake(
-            "in long strides the fresh noise is large, and drawn around a mean that may lie between the arms; which "
-            "sampler follows a smooth path from where it started?"
-        )
+    replies = {
+        "same": "a perfect denoiser still knows the mean of x_0 only: a sampler that treats it as x_0 errs at each "
+        "long step, and the two samplers err differently",
+        "ddpm": "in long strides the fresh noise is large, and drawn around a mean that may lie between the arms; "
+        "which sampler follows a smooth path from where it started?",
+    }
+    choice(candidate(), "ddim", replies)

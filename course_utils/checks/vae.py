@@ -13,9 +13,12 @@ from torch.distributions import Normal, kl_divergence
 from course_utils.checks.base import (
     Mistake,
     check_for,
+    choice,
     close,
+    expect_dtype,
     expect_shape,
     expect_untouched,
+    gradients_of,
     name_it,
     one_number,
     random_tensor,
@@ -25,19 +28,6 @@ from course_utils.models import vae as package
 
 def _same(a: float, b: float, tolerance: float = 1e-4) -> bool:
     return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-6)
-
-
-def _gradient(result: Tensor, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """Gradients of the sum of the result, or a Mistake that names the input that gets none."""
-    if not result.requires_grad:
-        raise Mistake(
-            "no gradient passes through it: is there a .detach(), an .item(), a torch.no_grad() or a torch.tensor(…)?"
-        )
-    gradients = torch.autograd.grad(result.sum(), list(inputs.values()), allow_unused=True)
-    for name, gradient in zip(inputs, gradients, strict=True):
-        if gradient is None or not bool(gradient.abs().sum() > 0):
-            raise Mistake(f"no gradient reaches {name}: keep it a tensor all the way (no .detach(), no .item())")
-    return [g for g in gradients if g is not None]
 
 
 def _compression(side: int, factor: int, latent_channels: int) -> float:
@@ -60,6 +50,9 @@ def compression(candidate: Callable[..., Any]) -> None:
             "a picture has three colours, so 3 · side · side numbers": right / 3,
             "both the width and the height shrink by the factor": right / factor,
             "a latent has latent_channels numbers at each place": right * channels,
+            "that counts places, not numbers: a picture has three at each, a latent latent_channels": right
+            * channels
+            / 3,
         }.items():
             if _same(got, wrong):
                 raise Mistake(f"{call} gives {got:g}: {message}")
@@ -79,6 +72,8 @@ def reparameterise(candidate: Callable[..., Any]) -> None:
         result = candidate(mean, log_variance, noise)
         expect_shape(result, shape)
         expect_untouched("mean, log_variance, noise", before, [mean, log_variance, noise])
+        if bool(result.isnan().any()):
+            raise Mistake("it gives nan: log_variance is a logarithm and may be negative, so take no root of it")
         if not close(result.float(), candidate(mean, log_variance, noise).float()):
             raise Mistake("two calls with the same noise differ: use the noise that is given, draw none inside")
         sigma = torch.exp(log_variance / 2)
@@ -92,6 +87,11 @@ def reparameterise(candidate: Callable[..., Any]) -> None:
                     + log_variance * noise,
                     "log_variance / 2 is the logarithm of the standard deviation: the exponential is missing": mean
                     + 0.5 * log_variance * noise,
+                    "σ² is exp(log_variance), so log_variance has to be halved, not doubled, for σ": mean
+                    + (2 * log_variance).exp() * noise,
+                    "that has half of the variance where its root belongs: halve log_variance, then exp": mean
+                    + 0.5 * log_variance.exp() * noise,
+                    "every sample gets the noise numbers of the first sample": mean + sigma * noise[:1],
                     "that is the mean alone: the noise is missing": mean,
                     "the mean is missing": sigma * noise,
                     "the noise is added without being scaled by the standard deviation": mean + noise,
@@ -102,10 +102,14 @@ def reparameterise(candidate: Callable[..., Any]) -> None:
             )
         mean.requires_grad_()
         log_variance.requires_grad_()
-        gradients = _gradient(candidate(mean, log_variance, noise), {"mean": mean, "log_variance": log_variance})
+        gradients = gradients_of(
+            candidate(mean, log_variance, noise).sum(), {"mean": mean, "log_variance": log_variance}
+        )
         right = [torch.ones(shape), 0.5 * sigma * noise]
         if not all(close(g, r) for g, r in zip(gradients, right, strict=True)):
             raise Mistake("the values are right but the gradients are not: σ must be computed from log_variance")
+        wide = candidate(*(x.detach().double() for x in (mean, log_variance, noise)))
+        expect_dtype(wide, torch.float64, "mean")
 
 
 @check_for(package.kl_to_standard_normal)
@@ -121,6 +125,8 @@ def kl_to_standard_normal(candidate: Callable[..., Any]) -> None:
         right = every.flatten(1).sum(1)
         if isinstance(result, Tensor) and tuple(result.shape) == shape:
             raise Mistake("that is one number for each dimension: add them up, so that each picture has one")
+        if isinstance(result, Tensor) and result.ndim > 1:
+            raise Mistake(f"add up over all dimensions but the first; the result has shape {list(result.shape)}")
         if isinstance(result, Tensor) and result.numel() == 1:
             raise Mistake(f"that is one number for the whole batch: one for each picture is asked for, [{shape[0]}]")
         expect_shape(result, shape[:1], "the divergence")
@@ -138,6 +144,9 @@ def kl_to_standard_normal(candidate: Callable[..., Any]) -> None:
                 {
                     "it is averaged over the dimensions: divergences of independent dimensions add up, so sum": right
                     / mean[0].numel(),
+                    "that is the divergence the other way round, of N(0, 1) from the cloud": total(
+                        0.5 * ((1 + square) / variance - 1 + log_variance)
+                    ),
                     "the factor ½ is missing": 2 * right,
                     "the sign is wrong: a divergence is never negative": -right,
                     "the mean enters squared": total(0.5 * (mean + variance - 1 - log_variance)),
@@ -164,7 +173,7 @@ def kl_to_standard_normal(candidate: Callable[..., Any]) -> None:
             )
         mean.requires_grad_()
         log_variance.requires_grad_()
-        gradients = _gradient(candidate(mean, log_variance), {"mean": mean, "log_variance": log_variance})
+        gradients = gradients_of(candidate(mean, log_variance).sum(), {"mean": mean, "log_variance": log_variance})
         wanted = [mean.detach(), 0.5 * (variance - 1)]
         if not all(close(g, w) for g, w in zip(gradients, wanted, strict=True)):
             raise Mistake("the values are right but the gradients are not: is a part detached?")
@@ -182,7 +191,7 @@ _best_variance.__name__ = "best_variance"
 def best_variance(candidate: Callable[..., Any]) -> None:
     """Against the smallest value on a fine grid of variances."""
     grid = torch.logspace(-6, 1, 40_001, dtype=torch.float64)
-    for slope, beta in [(1.0, 2.0), (2.0, 0.5), (0.3, 1.0), (0.0, 0.1)]:
+    for slope, beta in [(1.5, 0.5), (1.0, 2.0), (0.3, 1.0), (0.0, 0.1)]:
         loss = slope**2 * grid + beta / 2 * (grid - grid.log())
         right = grid[loss.argmin()].item()
         got = one_number(candidate(slope, beta), "best_variance(slope, beta)")
@@ -196,6 +205,8 @@ def best_variance(candidate: Callable[..., Any]) -> None:
             "the prior pulls too: the divergence has a term s²/2 beside −ln s": sigma2 / max(slope**2, 1e-9),
             "the error's derivative is slope², not slope": beta / (2 * slope + beta),
             "that is its inverse": 1 / right,
+            "it depends on the slope, too: slope² · s² is a part of the loss": beta / 2,
+            "the two parts are exchanged: a number that the decoder ignores (slope 0) must keep variance 1": 1 - right,
         }.items():
             if _same(got, wrong, 2e-3):
                 raise Mistake(f"{call}: {message}")
@@ -245,9 +256,28 @@ def vae_loss(candidate: Callable[..., Any]) -> None:
         reconstruction.requires_grad_()
         kl.requires_grad_()
         wanted = [-2 * difference / x.numel(), torch.full((batch,), beta / size / batch)]
-        gradients = _gradient(candidate(x, reconstruction, kl, beta), {"reconstruction": reconstruction, "kl": kl})
+        gradients = gradients_of(candidate(x, reconstruction, kl, beta), {"reconstruction": reconstruction, "kl": kl})
         if not all(close(g, w, 1e-5) for g, w in zip(gradients, wanted, strict=True)):
             raise Mistake("the value is right but the gradients are not: is a part detached?")
+
+
+def _bears_noise() -> str:
+    """Reference: the larger β, the gentler the decoder; the notebook measures it right after the question."""
+    return "c"
+
+
+_bears_noise.__name__ = "bears_noise"
+
+
+@check_for(_bears_noise)
+def bears_noise(candidate: Callable[[], Any]) -> None:
+    """Which of the three models loses least when its latents are disturbed."""
+    replies = {
+        "a": "without a cloud the decoder was only ever shown single points: nothing tells it what lies beside them",
+        "b": "it was trained on clouds, but on narrow ones: what makes clouds wider?",
+        "d": "the pushes are the same share of each model's spread, but only some decoders have met disturbed latents",
+    }
+    choice(candidate(), "c", replies)
 
 
 @check_for(package.measure_latent_scale)
@@ -271,6 +301,8 @@ def measure_latent_scale(candidate: Callable[..., Any]) -> None:
             / latents.pow(2).mean().sqrt().item(),
             "that is one over the mean of the channels' deviations: take all numbers together": 1
             / latents.transpose(0, 1).flatten(1).std(1).mean().item(),
+            "that brings the largest number to 1; it is the standard deviation that should be 1": 1
+            / latents.abs().max().item(),
             "that is Stable Diffusion's number: ours must be measured on the latents given": 0.18215,
         }.items():
             if _same(got, wrong, 2e-3):
