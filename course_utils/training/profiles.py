@@ -58,7 +58,7 @@ class Profile:
     clip_budget: Budget = Budget(900, 64, 1e-3, 0.02)
 
     unet: UNetConfig = field(default_factory=UNetConfig)
-    unet_budget: Budget = Budget(1200, 128, 1e-3, 0.02)
+    unet_budget: Budget = Budget(1400, 128, 1e-3, 0.02)
     condition_dropout: float = 0.1
 
     sampling_steps: int = 25  # in notebook 06
