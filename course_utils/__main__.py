@@ -21,6 +21,8 @@ from course_utils import __version__
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")  # as in diffusion.samplers, which would load torch before --help
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m course_utils", description="Stable Diffusion, small.")
@@ -31,8 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--output", type=Path, help="the PNG to write; default: a new one in samples/")
     sample.add_argument("--count", type=int, default=4, help="how many pictures (default %(default)s)")
     sample.add_argument("--steps", type=int, default=25, help="denoising steps (default %(default)s)")
+    sample.add_argument("--guidance-scale", type=float, default=3.0, help="1: no guidance (default %(default)s)")
     sample.add_argument(
-        "--guidance-scale", type=float, default=3.0, help="1: no guidance (default %(default)s)"
+        "--sampler", choices=SAMPLERS, default="ddim", help="dpmpp_2m is DPM-Solver++ (default %(default)s)"
     )
     sample.add_argument("--negative", default=None, metavar="PROMPT", help="what the picture should not show")
     sample.add_argument("--seed", type=int, default=0, help="same seed, same picture (default %(default)s)")
@@ -97,6 +100,7 @@ def sample(options: argparse.Namespace) -> Path:
         negative_prompt=options.negative,
         num_inference_steps=options.steps,
         guidance_scale=options.guidance_scale,
+        sampler=options.sampler,
         generator=torch.Generator().manual_seed(options.seed),
     ).images
     path = options.output or free_path(options.prompt, options.seed)

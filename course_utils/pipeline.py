@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from course_utils.diffusion.reverse import Denoiser
 from course_utils.diffusion.samplers import ddim_step, noise_like, sample
 from course_utils.diffusion.schedule import NoiseSchedule
 from course_utils.models.clip import CLIP, CLIPConfig, TextEncoder
-from course_utils.models.tokenizer import Tokenizer, split_words
+from course_utils.models.tokenizer import Tokenizer, as_prompts, split_words
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
 
@@ -50,6 +51,10 @@ class TextToImage:
         vae, unet, text_encoder, tokenizer: the trained parts.
         schedule: the noise schedule that the U-Net was trained with.
         prediction_type: what it predicts, "epsilon", "sample" or "v_prediction".
+        size: pixels a side of the pictures that it was trained on.
+        spacing, steps_offset: which timesteps a sampler visits, see `NoiseSchedule.timesteps`.
+        last_t: where DDIM ends: −1, the clean picture, or 0 (Stable Diffusion 1, diffusers' set_alpha_to_one=False).
+        origin: the folder or hub name that the weights came from; None if they were trained here.
     """
 
     def __init__(
@@ -60,10 +65,18 @@ class TextToImage:
         tokenizer: Tokenizer,
         schedule: NoiseSchedule,
         prediction_type: str = "v_prediction",
+        *,
+        size: int = 64,
+        spacing: str = "trailing",
+        steps_offset: int = 0,
+        last_t: int = -1,
+        origin: str | None = None,
     ):
         self.vae, self.unet, self.text_encoder = vae.eval(), unet.eval(), text_encoder.eval()
         self.tokenizer, self.prediction_type = tokenizer, prediction_type
         self.schedule = schedule.to(self.device)
+        self.size, self.spacing, self.steps_offset, self.last_t = size, spacing, steps_offset, last_t
+        self.origin = origin
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None, device: str | torch.device = "cpu") -> TextToImage:
@@ -88,9 +101,32 @@ class TextToImage:
         schedule = NoiseSchedule(torch.tensor(card["betas"]))
         return cls(vae, unet, clip.text, tokenizer, schedule, card["prediction_type"])
 
+    @classmethod
+    def from_diffusers(cls, source: str | Path, **options) -> TextToImage:
+        """Stable Diffusion 1.x from a diffusers folder or hub name; options and errors as in `load_pipeline`."""
+        from course_utils.interop.pretrained import load_pipeline
+
+        return load_pipeline(source, **options)
+
+    def to_diffusers(self, sampler: str = "ddim"):
+        """The same pipeline as diffusers' StableDiffusionPipeline, see `pipeline_to_diffusers`."""
+        from course_utils.interop.export import pipeline_to_diffusers
+
+        return pipeline_to_diffusers(self, sampler)
+
+    def save_diffusers(self, folder: str | Path, **options) -> Path:
+        """Write a folder for `StableDiffusionPipeline.from_pretrained`; options and errors as in `save_pipeline`."""
+        from course_utils.interop.export import save_pipeline
+
+        return save_pipeline(self, folder, **options)
+
     @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str | list[str]) -> Tensor:
@@ -104,7 +140,7 @@ class TextToImage:
         """
         prompts = as_prompts(prompt)
         unseen = {w for p in prompts for w in split_words(p) if len(self.tokenizer.tokenize(w)) > 1}
-        if unseen:
+        if unseen and self.origin is None:
             warnings.warn(
                 f"never seen in training: {', '.join(map(repr, sorted(unseen)))}; "
                 "the picture will not know what is meant",
@@ -123,16 +159,22 @@ class TextToImage:
         cond, uncond = self.encode_prompt(prompts), self.encode_prompt(negative)  # [B, L, D], [1 or B, L, D]
         return guided(self.unet, cond, uncond.expand_as(cond), guidance_scale)
 
-    def noise(self, count: int, generator: torch.Generator | None = None, size: int = 64) -> Tensor:
+    def timesteps(self, num_inference_steps: int, last_t: int = -1) -> Tensor:
+        """The steps [n] that a sampler visits before `last_t`, falling; ValueError for a number outside 1 … T."""
+        steps = self.schedule.timesteps(num_inference_steps, self.spacing, self.steps_offset)
+        return steps[steps > last_t]
+
+    def noise(self, count: int, generator: torch.Generator | None = None, size: int | None = None) -> Tensor:
         """Starting noise for `count` pictures of `size` pixels a side, [count, C, size/8, size/8].
 
         Drawn on the generator's device, so that one on the CPU gives the same noise everywhere.
         """
+        size = self.size if size is None else size
         unit = self.vae.config.factor * self.unet.config.factor
         if size < unit or size % unit:
             raise ValueError(f"size must be a multiple of {unit} pixels, got {size}")
         side = size // self.vae.config.factor
-        like = torch.empty(count, self.vae.config.latent_channels, side, side, device=self.device)
+        like = torch.empty(count, self.vae.config.latent_channels, side, side, device=self.device, dtype=self.dtype)
         return noise_like(like, torch.default_generator if generator is None else generator)
 
     def trajectory(
@@ -146,18 +188,19 @@ class TextToImage:
         sampler: str = "ddim",
         eta: float = 0.0,
         x_T: Tensor | None = None,
-        size: int = 64,
+        size: int | None = None,
     ) -> Iterator[Tensor]:
         """Every latent x_t on the way from noise to picture, the last one x_0; arguments as in `__call__`."""
-        self.schedule.timesteps(num_inference_steps)  # refuses a bad number before the text encoder runs
+        last_t = self.last_t if sampler == "ddim" else -1
+        times = self.timesteps(num_inference_steps, last_t).tolist()  # refuses a bad number before the networks run
         denoiser = self.denoiser(prompt, negative_prompt, guidance_scale)
         if x_T is None:
             x_T = self.noise(len(as_prompts(prompt)), generator, size)
         steps = sample(
-            denoiser, self.schedule, x_T.to(self.device), num_inference_steps,
+            denoiser, self.schedule, x_T.to(self.device, self.dtype), None, timesteps=times + [0] * (last_t + 1),
             sampler=sampler, eta=eta, prediction_type=self.prediction_type, generator=generator,
         )  # fmt: skip
-        return _without_gradients(steps)
+        return _without_gradients(islice(steps, len(times)))
 
     def __call__(
         self,
@@ -212,8 +255,8 @@ class TextToImage:
         Raises:
             ValueError: strength outside [0, 1], steps outside 1 … T, pictures, prompts and mask that do not fit.
         """
-        timesteps = strength_timesteps(self.schedule.timesteps(num_inference_steps), strength).tolist()
-        latents = self.vae.to_latents(pictures.to(self.device))
+        timesteps = strength_timesteps(self.timesteps(num_inference_steps, self.last_t), strength).tolist()
+        latents = self.vae.to_latents(pictures.to(self.device, self.dtype)).to(self.dtype)
         prompts = [prompt] * len(latents) if isinstance(prompt, str) else as_prompts(prompt)
         if len(prompts) != len(latents):
             raise ValueError(f"{len(latents)} pictures need one prompt or as many, got {len(prompts)}")
@@ -223,7 +266,7 @@ class TextToImage:
         x_t = latents
         if timesteps:
             x_t = noise if strength == 1 else add_noise(self.schedule, latents, timesteps[0], noise)
-        for t, t_prev in zip(timesteps, [*timesteps[1:], -1], strict=False):
+        for t, t_prev in zip(timesteps, [*timesteps[1:], self.last_t], strict=False):
             prediction = denoiser(x_t, torch.full((len(x_t),), t, device=self.device))
             x_t = ddim_step(self.schedule, prediction, x_t, t, t_prev, prediction_type=self.prediction_type)
             if redraw is not None:
@@ -248,16 +291,6 @@ class TextToImage:
     def _decoded(self, latents: Tensor) -> Drawn:
         pictures = self.vae.from_latents(latents)
         return Drawn(to_pil(pictures), latents, pictures)
-
-
-def as_prompts(prompt: str | Sequence[str]) -> list[str]:
-    """Prompts as a list; TypeError if one is no text, ValueError if there is none."""
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
-        raise TypeError(f"a prompt is a string or a list of strings, got {prompt!r:.80}")
-    if not prompts:
-        raise ValueError('there is no prompt in the list; for a picture of anything give the empty prompt, ""')
-    return list(prompts)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The maths of diffusion. No weights in here: a model is any callable (x_t, t) -> prediction."""
 
+from course_utils.diffusion.dpm_solver import dpmpp_2m_step, half_log_snr, log_snr_timesteps
 from course_utils.diffusion.exact import gaussian_mixture_denoiser, gaussian_mixture_sample
 from course_utils.diffusion.forward import add_noise, forward_step
 from course_utils.diffusion.guidance import drop_condition, guided
@@ -42,6 +43,7 @@ __all__ = [
     "ddpm_step",
     "decoder_nll",
     "denoising_loss",
+    "dpmpp_2m_step",
     "drop_condition",
     "elbo_terms",
     "elbo_weight",
@@ -51,7 +53,9 @@ __all__ = [
     "gaussian_mixture_denoiser",
     "gaussian_mixture_sample",
     "guided",
+    "half_log_snr",
     "linear_betas",
+    "log_snr_timesteps",
     "noise_like",
     "posterior",
     "predict_noise",

@@ -1,7 +1,7 @@
-"""Samplers: from noise to a picture, by DDPM's random steps or DDIM's straight ones.
+"""Samplers: from noise to a picture, by DDPM's random steps, DDIM's straight ones, or DPM-Solver++'s curved ones.
 
-One step each as a pure function, and one loop for both. The loop knows nothing of conditions or guidance:
-those are wrappers that make a denoiser (x_t, t) -> prediction out of another one.
+One step each as a pure function (the third in `dpm_solver.py`), and one loop for all. The loop knows nothing of
+conditions or guidance: those are wrappers that make a denoiser (x_t, t) -> prediction out of another one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from course_utils.diffusion.dpm_solver import dpmpp_2m_step
 from course_utils.diffusion.reverse import (
     Denoiser,
     check_prediction_type,
@@ -20,7 +21,7 @@ from course_utils.diffusion.reverse import (
 )
 from course_utils.diffusion.schedule import NoiseSchedule, check_inputs
 
-SAMPLERS = ("ddim", "ddpm")
+SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
 
 
 def ddpm_step(
@@ -109,7 +110,7 @@ def sample(
         x_T: where to start [B, …]: standard normal noise, or for given timesteps x at timesteps[0].
         num_inference_steps: how many steps to take, see `NoiseSchedule.timesteps`. Not used if timesteps
             are given.
-        sampler: "ddim" or "ddpm".
+        sampler: "ddim", "ddpm", or "dpmpp_2m" for DPM-Solver++ (2M).
         eta: DDIM's share of fresh noise, 0 … 1.
         generator: source of the fresh noise, needed for "ddpm" and for eta > 0. One on the CPU gives the
             same noise on every device.
@@ -123,8 +124,8 @@ def sample(
         raise ValueError(f"sampler must be one of {SAMPLERS}, got {sampler!r}")
     check_prediction_type(prediction_type)
     check_eta(eta)
-    if sampler == "ddpm" and eta != 0:
-        raise ValueError(f"eta belongs to the sampler 'ddim', got eta = {eta} with 'ddpm'")
+    if sampler != "ddim" and eta != 0:
+        raise ValueError(f"eta belongs to the sampler 'ddim', got eta = {eta} with {sampler!r}")
     if (sampler == "ddpm" or eta > 0) and not isinstance(generator, torch.Generator):
         raise ValueError(f"'ddpm', and 'ddim' with eta > 0, want a torch.Generator, got {generator!r}")
     if timesteps is None:
@@ -138,7 +139,14 @@ def sample(
     if clip_x0 is not None:
         denoiser, prediction_type = clipped(denoiser, schedule, clip_x0, prediction_type), "sample"
 
+    last: tuple[Tensor, int] | None = None  # "dpmpp_2m": the x_0 guessed one step before, and its time
+
     def step(prediction: Tensor, x_t: Tensor, t: int, t_prev: int) -> Tensor:
+        nonlocal last
+        if sampler == "dpmpp_2m":
+            x_0, before = predict_x0(schedule, x_t, t, prediction, prediction_type), last
+            last = (x_0, t)
+            return dpmpp_2m_step(schedule, x_0, x_t, t, t_prev, before, "sample")
         draws = t_prev >= 0 and (sampler == "ddpm" or eta > 0)
         noise = noise_like(x_t, generator) if draws else None
         if sampler == "ddpm":
@@ -148,9 +156,7 @@ def sample(
     return sampling_loop(denoiser, x_T, steps, step)
 
 
-def clipped(
-    denoiser: Denoiser, schedule: NoiseSchedule, clip_x0: float, prediction_type: str = "epsilon"
-) -> Denoiser:
+def clipped(denoiser: Denoiser, schedule: NoiseSchedule, clip_x0: float, prediction_type: str = "epsilon") -> Denoiser:
     """A denoiser that predicts x_0 ("sample") within ±clip_x0, out of one of any prediction type.
 
     DDIM's noise then follows from the clipped x_0 (diffusers: ``use_clipped_model_output=True``).

@@ -6,12 +6,17 @@ The architectures are the same, block for block; only attribute names differ. Ea
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from course_utils.models.unet import UNetConfig
-from course_utils.models.vae import VAEConfig
+from course_utils.interop.renaming import check_shapes, rename, some
+from course_utils.models.unet import UNet, UNetConfig
+from course_utils.models.vae import VAE, VAEConfig
 
 # Patterns in our names -> replacement in diffusers' names.
 _SHARED = [
@@ -48,9 +53,18 @@ _UNET = [
     (r"\.feed_forward\.0\.linear\.", ".ff.net.0.proj."),
     (r"\.feed_forward\.1\.", ".ff.net.2."),
 ]
+# diffusers' names for the VAE's attention up to 0.16, still in the files of Stable Diffusion 1.5 -> today's.
+_OLD_VAE = [
+    (r"(\.attentions\.\d+)\.query\.", r"\1.to_q."),
+    (r"(\.attentions\.\d+)\.key\.", r"\1.to_k."),
+    (r"(\.attentions\.\d+)\.value\.", r"\1.to_v."),
+    (r"(\.attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
+]
+# What diffusers' configs may say without changing what is computed in float32.
+_FREE = {"sample_size", "scaling_factor", "force_upcast", "upcast_attention", "dropout"}
 
 
-def _rename(key: str, rules: list[tuple[str, str]]) -> str:
+def _apply(key: str, rules: list[tuple[str, str]]) -> str:
     for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return key
@@ -58,12 +72,12 @@ def _rename(key: str, rules: list[tuple[str, str]]) -> str:
 
 def vae_key_to_diffusers(key: str) -> str:
     """The name that diffusers' AutoencoderKL gives to a tensor of our VAE."""
-    return _rename(key, _VAE + _SHARED)
+    return _apply(key, _VAE + _SHARED)
 
 
 def unet_key_to_diffusers(key: str) -> str:
     """The name that diffusers' UNet2DConditionModel gives to a tensor of our UNet."""
-    return _rename(key, _UNET + _SHARED)
+    return _apply(key, _UNET + _SHARED)
 
 
 def vae_to_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -108,3 +122,96 @@ def unet_config_to_diffusers(config: UNetConfig, sample_size: int = 8) -> dict:
         "attention_head_dim": config.heads,  # diffusers' name says dimension, its code means the number of heads
         "norm_num_groups": config.norm_groups,
     }
+
+
+def vae_from_diffusers(state: Mapping[str, Tensor], config: VAEConfig) -> dict[str, Tensor]:
+    """An AutoencoderKL's tensors, with today's names or the old ones, under our VAE's; without the latent scale.
+
+    Raises ValueError naming missing, unknown or misshapen tensors.
+    """
+    state = {_apply(name, _OLD_VAE): tensor for name, tensor in state.items()}
+    with torch.device("meta"):
+        return _from_diffusers(state, VAE(config), vae_key_to_diffusers)
+
+
+def unet_from_diffusers(state: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
+    """A UNet2DConditionModel's tensors under our UNet's names.
+
+    Raises ValueError naming missing, unknown or misshapen tensors.
+    """
+    with torch.device("meta"):
+        return _from_diffusers(state, UNet(config), unet_key_to_diffusers)
+
+
+def _from_diffusers(state: Mapping[str, Tensor], model: nn.Module, key: Callable[[str], str]) -> dict[str, Tensor]:
+    names = {key(ours): ours for ours in model.state_dict() if ours != "latent_scale"}
+    renamed = rename(state, names)
+    check_shapes(state, model, names)
+    return renamed
+
+
+def vae_config_from_diffusers(values: Mapping[str, Any]) -> tuple[VAEConfig, float]:
+    """Our config and the latent scale of the AutoencoderKL that a config.json describes.
+
+    Raises ValueError naming each setting that our VAE does not have.
+    """
+    from diffusers import AutoencoderKL
+
+    given = _complete(values, AutoencoderKL)
+    config = VAEConfig(
+        channels=given["block_out_channels"],
+        layers_per_block=given["layers_per_block"],
+        latent_channels=given["latent_channels"],
+        norm_groups=given["norm_num_groups"],
+    )
+    _check_settings("vae", given, {**_complete({}, AutoencoderKL), **vae_config_to_diffusers(config)})
+    return config, float(given["scaling_factor"])
+
+
+def unet_config_from_diffusers(values: Mapping[str, Any]) -> UNetConfig:
+    """Our config for the UNet2DConditionModel that a config.json describes.
+
+    Raises ValueError naming each setting that our U-Net does not have; says so of Stable Diffusion 2 and SDXL.
+    """
+    from diffusers import UNet2DConditionModel
+
+    given = _complete(values, UNet2DConditionModel)
+    for unlike, kind in (
+        (given["addition_embed_type"] is not None, "of SDXL (addition_embed_type)"),
+        (given["use_linear_projection"], "of Stable Diffusion 2 or later (use_linear_projection)"),
+        (not isinstance(given["attention_head_dim"], int), "of Stable Diffusion 2 or later (attention_head_dim)"),
+        (given["in_channels"] != given["out_channels"], "for inpainting, depth or edits (in_channels)"),
+    ):
+        if unlike:
+            raise ValueError(f"unet: this is a U-Net {kind}; only Stable Diffusion 1.x is supported")
+    config = UNetConfig(
+        channels=given["block_out_channels"],
+        attention=tuple(kind == "CrossAttnDownBlock2D" for kind in given["down_block_types"]),
+        layers_per_block=given["layers_per_block"],
+        heads=given["attention_head_dim"],
+        context_width=given["cross_attention_dim"],
+        latent_channels=given["in_channels"],
+        norm_groups=given["norm_num_groups"],
+    )
+    _check_settings("unet", given, {**_complete({}, UNet2DConditionModel), **unet_config_to_diffusers(config)})
+    return config
+
+
+def _complete(values: Mapping[str, Any], model: type) -> dict[str, Any]:
+    """A config with diffusers' defaults for what it leaves out, as diffusers itself reads it."""
+    parameters = inspect.signature(model.__init__).parameters.values()  # type: ignore[misc]
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {**defaults, **{name: value for name, value in values.items() if not name.startswith("_")}}
+
+
+def _check_settings(what: str, given: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+    other = [
+        f"{name} is {plain(value)}, ours {plain(ours.get(name))}"
+        for name, value in given.items()
+        if name not in _FREE and plain(value) != plain(ours.get(name))
+    ]
+    if other:
+        raise ValueError(f"{what}: this is not the network of Stable Diffusion 1.x: {some(other)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from course_utils.interop.renaming import rename, some
 from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 _BLOCK = [
@@ -71,7 +72,7 @@ def text_encoder_to_transformers(state: Mapping[str, Tensor], prefix: bool = Fal
     `load_state_dict` too, transformers 5 does not). Raises ValueError naming missing or unknown tensors.
     """
     names = text_names(_count_layers(state, "blocks."))
-    return {_PREFIX * prefix + name: tensor for name, tensor in _rename(state, names).items()}
+    return {_PREFIX * prefix + name: tensor for name, tensor in rename(state, names).items()}
 
 
 def text_encoder_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -79,13 +80,22 @@ def text_encoder_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Ten
 
     Raises ValueError naming missing or unknown tensors.
     """
+    state = text_state_without_prefix(state)
+    names = text_names(_count_layers(state, "encoder.layers."))
+    return rename(state, {theirs: ours for ours, theirs in names.items()})
+
+
+def text_state_without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A CLIPTextModel's tensors as transformers 5 names them, without `text_model.` and without `position_ids`.
+
+    Raises ValueError if only some names have the prefix.
+    """
     if any(name.startswith(_PREFIX) for name in state):
         unprefixed = [name for name in state if not name.startswith(_PREFIX)]
         if unprefixed:
-            raise ValueError(f"some names begin with {_PREFIX!r} and others do not: {_some(unprefixed)}")
+            raise ValueError(f"some names begin with {_PREFIX!r} and others do not: {some(unprefixed)}")
         state = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
-    names = text_names(_count_layers(state, "encoder.layers."))
-    return _rename(_without_positions(state), {theirs: ours for ours, theirs in names.items()})
+    return _without_positions(state)
 
 
 def clip_to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,7 +104,7 @@ def clip_to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises ValueError naming missing or unknown tensors.
     """
     text_layers, vision_layers = _count_layers(state, "text.blocks."), _count_layers(state, "vision.blocks.")
-    return _rename(state, clip_names(text_layers, vision_layers))
+    return rename(state, clip_names(text_layers, vision_layers))
 
 
 def clip_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -105,7 +115,7 @@ def clip_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     text_layers = _count_layers(state, "text_model.encoder.layers.")
     vision_layers = _count_layers(state, "vision_model.encoder.layers.")
     names = clip_names(text_layers, vision_layers)
-    return _rename(_without_positions(state), {theirs: ours for ours, theirs in names.items()})
+    return rename(_without_positions(state), {theirs: ours for ours, theirs in names.items()})
 
 
 def text_config_to_transformers(config: CLIPTextConfig, end_id: int | None = None) -> dict[str, Any]:
@@ -150,6 +160,8 @@ def text_config_from_transformers(values: Mapping[str, Any]) -> CLIPTextConfig:
     width, hidden = values["hidden_size"], values["intermediate_size"]
     if values.get("hidden_act", "quick_gelu") != "quick_gelu":
         raise ValueError(f"hidden_act must be quick_gelu, got {values['hidden_act']}")
+    if values.get("layer_norm_eps", 1e-5) != 1e-5:
+        raise ValueError(f"layer_norm_eps must be 1e-5, got {values['layer_norm_eps']}")
     if hidden % width:
         raise ValueError(f"intermediate_size must be a multiple of hidden_size, got {hidden} and {width}")
     return CLIPTextConfig(
@@ -190,17 +202,3 @@ def _count_layers(names: Iterable[str], prefix: str) -> int:
 def _without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without the `position_ids` that older checkpoints carry: they are 0, 1, 2, … and not weights."""
     return {name: tensor for name, tensor in state.items() if not name.endswith("embeddings.position_ids")}
-
-
-def _rename(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    missing = [name for name in names if name not in state]
-    unknown = [name for name in state if name not in names]
-    if missing or unknown:
-        problem = f"missing: {_some(missing)}; unknown: {_some(unknown)}"
-        raise ValueError(f"the tensors are not those of this network ({problem})")
-    return {new: state[old] for old, new in names.items()}
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more

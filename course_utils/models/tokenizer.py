@@ -56,6 +56,16 @@ def check_text(text: str) -> str:
     return text
 
 
+def as_prompts(prompt: str | Sequence[str]) -> list[str]:
+    """Prompts as a list; TypeError if one is no text, ValueError if there is none."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
+        raise TypeError(f"a prompt is a string or a list of strings, got {prompt!r:.80}")
+    if not prompts:
+        raise ValueError('there is no prompt in the list; for a picture of anything give the empty prompt, ""')
+    return list(prompts)
+
+
 def check_int(name: str, value: int, least: int, why: str) -> int:
     """The value itself; TypeError if it is not an int, ValueError if it is below `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -247,3 +257,10 @@ class Tokenizer:
         if max_length > 1_000_000:  # transformers writes 10**30 for "no limit"
             max_length = 77
         return cls(merges, vocabulary, max_length)
+
+    @classmethod
+    def from_pretrained(cls, source: str) -> Tokenizer:
+        """The tokenizer of a Stable Diffusion 1.x folder or hub name; errors as in `load_tokenizer`."""
+        from course_utils.interop.pretrained import load_tokenizer
+
+        return load_tokenizer(source)

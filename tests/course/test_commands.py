@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from course_utils import __main__ as command
+from course_utils.diffusion import samplers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,12 +41,13 @@ def pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
 
 def test_sample_writes_a_sheet_and_prints_its_path(pipe: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["sample", "a dog on a red background", "--count", "3", "--steps", "5", "--seed", "7"]
-    assert command.main([*arguments, "--negative", "a cat", "--guidance-scale", "2"]) == 0
+    assert command.main([*arguments, "--negative", "a cat", "--guidance-scale", "2", "--sampler", "dpmpp_2m"]) == 0
     path = Path(capsys.readouterr().out.splitlines()[-1])
     assert path == Path("samples/a-dog-on-a-red-background-seed7.png")
     assert Image.open(path).size == (3 * 260 + 4, 264)
     assert pipe.asked["prompt"] == ["a dog on a red background"] * 3
     assert pipe.asked["num_inference_steps"] == 5 and pipe.asked["guidance_scale"] == 2
+    assert pipe.asked["sampler"] == "dpmpp_2m" and command.SAMPLERS == samplers.SAMPLERS
     assert pipe.asked["negative_prompt"] == "a cat" and pipe.asked["generator"].initial_seed() == 7
 
 
@@ -124,9 +126,7 @@ def test_constraints_cover_what_the_project_asks_for() -> None:
     assert len(lists) == 2 and asked <= pinned, asked - pinned
 
 
-def test_bootstrap_refuses_an_old_python(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bootstrap_refuses_an_old_python(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 8, 1))
     with pytest.raises(SystemExit):
         bootstrap.check_python()

@@ -8,29 +8,15 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from course_utils.interop.diffusers import (
     unet_config_to_diffusers,
+    unet_key_to_diffusers,
     unet_to_diffusers,
     vae_config_to_diffusers,
+    vae_key_to_diffusers,
     vae_to_diffusers,
 )
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
-
-WHOLE = 1e-4  # float32 rounding adds up over a whole network of large random weights
-
-
-def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
-def shuffle_weights(module: torch.nn.Module, seed: int) -> None:
-    """Random numbers everywhere, so that no zero start hides a layer that is never reached."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * (0.5 / max(1, p[0].numel()) ** 0.5))
-            if p.ndim == 1:
-                p.add_(0.5)
-
+from tests.parity.same import WHOLE, assert_same, assert_same_network, randn, shuffle_weights
 
 VAES = [
     VAEConfig((8, 16), layers_per_block=1, norm_groups=4),
@@ -44,36 +30,42 @@ def test_vae_computes_what_diffusers_computes(config):
     shuffle_weights(ours, 0)
     theirs = AutoencoderKL(**vae_config_to_diffusers(config)).eval()
     theirs.load_state_dict(vae_to_diffusers(ours.state_dict()))
-    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    x = randn(2, 3, 32, 48, seed=1)
+    assert_same_network(
+        ours, theirs, lambda m: m.encode(x).mean, vae_key_to_diffusers, WHOLE, lambda m: m.encode(x).latent_dist.mean
+    )
     with torch.no_grad():
         a, b = ours.encode(x), theirs.encode(x).latent_dist
-        assert relative_error(a.mean, b.mean) <= WHOLE
-        assert relative_error(a.log_variance, b.logvar) <= WHOLE
-        assert relative_error(a.kl(), b.kl()) <= WHOLE
-        z = torch.randn(a.mean.shape, generator=torch.Generator().manual_seed(2))
-        assert relative_error(ours.decode(z), theirs.decode(z).sample) <= WHOLE
+        assert_same(a.log_variance, b.logvar, WHOLE)
+        assert_same(a.kl(), b.kl(), WHOLE)
+        seed = torch.Generator().manual_seed
+        assert_same(a.sample(seed(5)), b.sample(seed(5)), WHOLE)
+    z = randn(*a.mean.shape, seed=2)
+    assert_same_network(ours, theirs, lambda m: m.decode(z), vae_key_to_diffusers, WHOLE, lambda m: m.decode(z).sample)
 
 
 UNETS = [
     UNetConfig((8, 16), (False, True), heads=2, context_width=12, norm_groups=4),
+    UNetConfig((8, 16), (True, False), heads=8, context_width=9, norm_groups=4, latent_channels=3),
+    UNetConfig((16, 8), (False, False), layers_per_block=2, heads=4, context_width=12, norm_groups=8),
     UNetConfig((8, 16), (True, True), layers_per_block=2, heads=4, context_width=12, norm_groups=8),
     UNetConfig((8, 8, 16), (True, True, False), layers_per_block=2, heads=1, context_width=20, norm_groups=2),
+    UNetConfig((16, 16, 32, 32), (True, True, True, False), 2, heads=8, context_width=24, norm_groups=16),
 ]
 
 
 @pytest.mark.parametrize("config", UNETS)
-@pytest.mark.parametrize("length", [1, 7])
+@pytest.mark.parametrize("length", [1, 7, 77])
 def test_unet_computes_what_diffusers_computes(config, length):
     ours = UNet(config)
     shuffle_weights(ours, 3)
     theirs = UNet2DConditionModel(**unet_config_to_diffusers(config)).eval()
     theirs.load_state_dict(unet_to_diffusers(ours.state_dict()))
-    generator = torch.Generator().manual_seed(4)
-    x = torch.randn(2, 4, 8, 8, generator=generator)
-    t = torch.tensor([3, 900])
-    context = torch.randn(2, length, config.context_width, generator=generator)
-    with torch.no_grad():
-        assert relative_error(ours(x, t, context), theirs(x, t, context).sample) <= WHOLE
+    x = randn(2, config.latent_channels, 8, 16, seed=4)
+    t, context = torch.tensor([3, 900]), randn(2, length, config.context_width, seed=5)
+    assert_same_network(
+        ours, theirs, lambda m: m(x, t, context), unet_key_to_diffusers, WHOLE, lambda m: m(x, t, context).sample
+    )
 
 
 @pytest.mark.parametrize(

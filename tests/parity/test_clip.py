@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from course_utils.interop import transformers as interop
+from course_utils.interop.compare import relative_error
 from course_utils.models.clip import (
     CLIP,
     CLIPConfig,
@@ -16,6 +17,7 @@ from course_utils.models.clip import (
     contrastive_loss,
     pool_end,
 )
+from course_utils.models.clip_transformer import causal_mask
 
 transformers = pytest.importorskip("transformers")
 
@@ -45,18 +47,11 @@ def random_batch(config: CLIPConfig) -> tuple[Tensor, Tensor]:
     return images, ids
 
 
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
 def record_outputs(modules) -> list[Tensor]:
     outputs: list[Tensor] = []
     for module in modules:
         module.register_forward_hook(
-            lambda _module, _inputs, output: outputs.append(
-                output[0] if isinstance(output, tuple) else output
-            )
+            lambda _module, _inputs, output: outputs.append(output[0] if isinstance(output, tuple) else output)
         )
     return outputs
 
@@ -81,6 +76,37 @@ def test_text_encoder_every_state(config):
         assert relative_error(our_layer, their_layer) <= 1e-5
     assert relative_error(states, expected.last_hidden_state) <= 1e-5
     assert relative_error(pool_end(states, ids), expected.pooler_output) <= 1e-5
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@torch.no_grad()
+def test_every_hidden_state_under_a_causal_and_a_padding_mask(config):
+    """Stable Diffusion gives CLIP no padding mask; our blocks take one all the same, with the causal one."""
+    ours = TextEncoder(config.text)
+    randomise(ours, seed=3)
+    theirs = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(**interop.text_config_to_transformers(config.text))
+    ).eval()
+    prefix = any(name.startswith("text_model.") for name in theirs.state_dict())
+    theirs.load_state_dict(interop.text_encoder_to_transformers(ours.state_dict(), prefix=prefix))
+    _, ids = random_batch(config)
+    length = ids.shape[1]
+    lengths = torch.tensor([length, 1, 2, length - 1, 5])
+    real = torch.arange(length) < lengths[:, None]  # [B, L]: True where a token is no padding
+    expected = theirs(ids, attention_mask=real.long(), output_hidden_states=True)
+    mask = causal_mask(length) & real[:, None, None, :]  # [B, 1, L, L]
+    x = ours.token_embedding(ids) + ours.position_embedding.weight[:length]
+    states = [x]
+    for block in ours.blocks:
+        x = block(x, mask)
+        states.append(x)
+    assert len(states) == len(expected.hidden_states)
+    for our_state, their_state in zip(states, expected.hidden_states, strict=True):
+        assert relative_error(our_state, their_state) <= 1e-5
+    assert relative_error(ours.final_norm(x), expected.last_hidden_state) <= 1e-5
+    without_mask = ours(ids)
+    assert relative_error(without_mask[real], expected.last_hidden_state[real]) <= 1e-5  # it could not look there
+    assert relative_error(without_mask[~real], expected.last_hidden_state[~real]) > 1e-2
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -128,9 +154,7 @@ def test_their_weights_give_the_same_states_in_our_encoder(tmp_path):
 def test_files_that_transformers_writes_can_be_read(tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     config = CONFIGS[0].text
-    theirs = transformers.CLIPTextModel(
-        transformers.CLIPTextConfig(**interop.text_config_to_transformers(config))
-    )
+    theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**interop.text_config_to_transformers(config)))
     theirs.save_pretrained(tmp_path)
     state = safetensors.load_file(tmp_path / "model.safetensors")
     ours = TextEncoder(config)
@@ -144,25 +168,17 @@ def test_stable_diffusion_text_encoder_maps_one_to_one():
         theirs = transformers.CLIPTextModel(
             transformers.CLIPTextConfig(**interop.text_config_to_transformers(CLIPTextConfig()))
         )
-    expected = {
-        name.removeprefix("text_model."): tensor.shape for name, tensor in theirs.state_dict().items()
-    }
+    expected = {name.removeprefix("text_model."): tensor.shape for name, tensor in theirs.state_dict().items()}
     renamed = interop.text_encoder_to_transformers(ours.state_dict())
     assert {name: tensor.shape for name, tensor in renamed.items()} == expected
     assert len(renamed) == 196
-    assert (
-        sum(p.numel() for p in ours.parameters())
-        == sum(p.numel() for p in theirs.parameters())
-        == 123_060_480
-    )
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) == 123_060_480
 
 
 def test_whole_clip_vit_l_14_maps_one_to_one():
     with torch.device("meta"):
         ours = CLIP(CLIPConfig())
-        theirs = transformers.CLIPModel(
-            transformers.CLIPConfig(**interop.clip_config_to_transformers(CLIPConfig()))
-        )
+        theirs = transformers.CLIPModel(transformers.CLIPConfig(**interop.clip_config_to_transformers(CLIPConfig())))
     renamed = interop.clip_to_transformers(ours.state_dict())
     expected = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
     assert {name: tensor.shape for name, tensor in renamed.items()} == expected
