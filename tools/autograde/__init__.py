@@ -1,0 +1,1 @@
+"""What make release and make grade are made of."""

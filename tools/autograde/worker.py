@@ -1,0 +1,210 @@
+"""Run one submission, cell by cell, in this process and one kernel: `python worker.py JOB.json`.
+
+Started by tools/grade.py, once for each notebook handed in. Writes the executed notebook and a JSON with what happened.
+Points are not given here: nbgrader gives them, later, from the outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sync import source_of  # noqa: E402
+
+from autograde import cells as facts  # noqa: E402
+from autograde.kernel import Kernel, environment_for, error  # noqa: E402
+
+RESTARTS = 30
+PATIENCE = 4.0  # times the limit of an exercise or a test, for cells that import much
+NO_EXIT = """
+def _stop():
+    raise SystemExit
+get_ipython().ask_exit = _stop  # exit() and quit() would stop the kernel some time later, under an innocent cell
+"""
+
+
+class Run:
+    """A notebook being run. `done` is what a fresh kernel must run to be where the last one was."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.job = job
+        self.notebook = json.loads(Path(job["notebook"]).read_text(encoding="utf-8"))
+        self.cells: list[dict[str, Any]] = self.notebook["cells"]
+        self.given: dict[str, str] = job["given"]  # cell id -> the text that the course gave out
+        self.module: str = job["checks"]
+        self.deadline = time.monotonic() + job["seconds"]
+        self.done: list[str] = []
+        self.solutions: dict[str, str] = {}  # the exercise cells that ran
+        self.notes: list[str] = []
+        self.restarts = 0
+        scratch = Path(job["scratch"])
+        self.course, self.folder = scratch / "course", scratch / "course" / "notebooks"
+        self.scratch = scratch
+        self.kernel = Kernel(self.folder, environment_for(self.course, self.scratch))
+
+    def lay_out(self) -> None:
+        """A fresh copy of the course: what a submission deletes or overwrites is its own."""
+        shutil.rmtree(self.course, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        home = Path(self.job["course"])
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(home / "course_utils", self.course / "course_utils", ignore=ignored)
+        if (home / "checkpoints").is_dir():
+            shutil.copytree(home / "checkpoints", self.course / "checkpoints")
+
+    def start(self) -> None:
+        self.kernel.stop()
+        self.lay_out()
+        self.kernel.start()
+        self.kernel.run(NO_EXIT, self.job["cell_seconds"])
+
+    def again(self) -> None:
+        """After a kernel died: a new one, brought to where the last one was."""
+        self.restarts += 1
+        if self.restarts > RESTARTS:
+            raise RuntimeError(f"the kernel died {self.restarts} times")
+        self.start()
+        for code in list(self.done):
+            if self._run(code, PATIENCE)[0] == "dead":
+                self.done.remove(code)
+                self.again()
+                return
+
+    def _run(self, code: str, patience: float = 1.0) -> tuple[str, list[Any]]:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(
+                f"the {self.job['seconds']:.0f} seconds for one submission were used up before this cell"
+            )
+        if not self.kernel.alive:
+            self.again()
+        return self.kernel.run(code, min(left, patience * self.job["cell_seconds"]))
+
+    def quietly(self, code: str) -> list[Any]:
+        """Run a line of the grader's own; it leaves nothing in the notebook."""
+        ended, outputs = self._run(code)
+        if ended == "dead":
+            self.again()
+        return outputs
+
+    def plain(self, cell: dict[str, Any]) -> None:
+        """A cell that carries no points. Where the learner's version of a given cell fails, the course's own is run."""
+        text = source_of(cell)
+        ended, cell["outputs"] = self._run(text, PATIENCE)
+        if ended == "ok":
+            self.done.append(text)
+            return
+        if ended == "dead":
+            self.again()
+        given = self.given.get(str(cell.get("id")))
+        if given is not None and given != text:
+            self.notes.append(f"cell {cell['id']} fails as it was handed in; the course's own text took its place")
+            if self._run(given, PATIENCE)[0] != "dead":
+                self.done.append(given)
+        elif ended != "error":
+            self.notes.append(f"cell {cell.get('id')}: {_said(cell['outputs'])}")
+
+    def exercise(self, cell: dict[str, Any], name: str) -> None:
+        self.quietly(f"globals().pop({name!r}, None)")  # an import of the course's own version is no solution
+        text = source_of(cell)
+        ended, cell["outputs"] = self._run(text)
+        if ended == "dead":
+            self.again()
+        elif ended == "ok":
+            self.done.append(text)
+            self.solutions[name] = text
+
+    def check(self, cell: dict[str, Any], name: str) -> None:
+        """Run the test; where it fails, put the course's version in the place of the learner's, as in the notebook."""
+        text = source_of(cell)
+        ended, outputs = self._run(text)
+        if ended == "dead":
+            self.done = [code for code in self.done if code != self.solutions.get(name)]
+            self.again()
+        elif ended == "ok" and self._borrowed(name):
+            ended = "error"
+            outputs.append(error("NotYourOwn", f"{name} is the course's own version, imported, not written"))
+        # nbgrader takes any line on stderr for a failure: a warning would cost the points
+        cell["outputs"] = [{**o, "name": "stdout"} if o.get("name") == "stderr" else o for o in outputs]
+        if ended != "ok":
+            fallback = f"from course_utils.checks import {self.module} as _given; {name} = _given.{name}(None)"
+            self.quietly(_without_grading(fallback))
+            self.done.append(_without_grading(fallback))
+
+    def _borrowed(self, name: str) -> bool:
+        outputs = self.quietly(f"print(str(getattr({name}, '__module__', '')).startswith('course_utils'))")
+        return any(output.get("text", "").strip() == "True" for output in outputs)
+
+    def grade(self) -> None:
+        """Run the cells that the exercises need, in their order."""
+        marks = {i: str(facts.grade_id(cell)) for i, cell in enumerate(self.cells) if facts.grade_id(cell)}
+        tests = {i: self.job["tests"][mark] for i, mark in marks.items() if mark in self.job["tests"]}
+        tasks = {i: self.job["tasks"][mark] for i, mark in marks.items() if mark in self.job["tasks"]}
+        for index in tests:
+            self.cells[index]["outputs"] = [error("NotRun", "this cell was not reached")]
+        everything = [i for i, cell in enumerate(self.cells) if cell["cell_type"] == "code"]
+        chosen = everything if self.job["all_cells"] else facts.needed(self.cells, {*tests, *tasks})
+        try:
+            self.start()
+            for index in chosen:
+                cell = self.cells[index]
+                if index in tests:
+                    cell["outputs"] = []
+                    self.check(cell, tests[index])
+                elif index in tasks:
+                    self.exercise(cell, tasks[index])
+                else:
+                    self.plain(cell)
+        except (TimeoutError, RuntimeError) as stop:
+            self.notes.append(f"not run to its end: {stop}")
+            for later in tests:
+                if not self.cells[later]["outputs"] or self.cells[later]["outputs"][0].get("ename") == "NotRun":
+                    self.cells[later]["outputs"] = [error("NotRun", str(stop))]
+        finally:
+            self.kernel.stop()
+
+
+def _without_grading(code: str) -> str:
+    """A check hands out the course's version only outside grading."""
+    return f"import os; os.environ['COURSE_GRADING'] = '0'; {code}; os.environ['COURSE_GRADING'] = '1'"
+
+
+def _said(outputs: list[Any]) -> str:
+    errors = [output for output in outputs if output["output_type"] == "error"]
+    return f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else "stopped"
+
+
+def limit(gigabytes: float) -> None:
+    """Hold this process and its kernel to so much memory each (Linux; elsewhere the watch in pool.py does it)."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    most = int(gigabytes * 2**30)
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**30, 2**30))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> int:
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    limit(job["gigabytes"])
+    begun = time.monotonic()
+    submission = Run(job)
+    submission.grade()
+    text = json.dumps(submission.notebook, ensure_ascii=False)
+    Path(job["executed"]).write_bytes(text.encode("utf-8", "replace"))  # an output may hold half a character
+    result = {"seconds": time.monotonic() - begun, "notes": submission.notes, "restarts": submission.restarts}
+    Path(job["result"]).write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
