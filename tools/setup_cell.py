@@ -34,7 +34,8 @@ def prepare_course() -> None:
                 subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, str(root)], check=True)
             os.chdir(root / "notebooks")
         else:
-            root = Path.cwd().parent
+            above = [Path.cwd(), *Path.cwd().parents]
+            root = next((folder for folder in above if (folder / "course_utils").is_dir()), Path.cwd().parent)
         if not (root / "course_utils").is_dir():
             raise ModuleNotFoundError(
                 f"course_utils is neither installed nor in {root}. Open this notebook from the notebooks folder of "
