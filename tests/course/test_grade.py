@@ -274,12 +274,13 @@ def test_grading_notebooks_02_and_03(books: Books, tmp_path: Path, capsys: pytes
 
     rows = {(row["student"], row["notebook"]): row for row in read_csv(out / "grades.csv")}
     got = {key: (float(row["points"]), row["status"]) for key, row in rows.items()}
+    all2, all3 = (sum(p for book, _, p in release.points_table(released) if book == name) for name in (TWO, THREE))
     assert got == {
-        ("Ann Solved", TWO): (12, "graded"),
-        ("Ann Solved", THREE): (13, "graded"),
+        ("Ann Solved", TWO): (all2, "graded"),
+        ("Ann Solved", THREE): (all3, "graded"),
         ("'=Bob", TWO): (0, "graded"),
-        ("'=Bob", THREE): (13 - 2 - 1 - 2, "graded"),  # posterior, gaussian_kl and predict_x0; the steps use them
-        ("Eve", TWO): (1 + 1, "graded"),  # half_noise and snr, whose warning costs nothing
+        ("'=Bob", THREE): (all3 - 2 - 1 - 2, "graded"),  # posterior, gaussian_kl and predict_x0; the steps use them
+        ("Eve", TWO): (1 + 1 + 1, "graded"),  # the two questions and snr, whose warning costs nothing
         ("Eve", THREE): (0, "not readable"),
         ("Zoe", TWO): (0, "not handed in"),
         ("Zoe", THREE): (0, "not handed in"),
