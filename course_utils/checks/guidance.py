@@ -127,6 +127,8 @@ def guided(candidate: Callable[..., Any]) -> None:
             result = denoiser(x_t, t)
         except TypeError as error:
             raise Mistake(f"the function that guided returns must take (x_t, t) alone ({error})") from None
+        except NotImplementedError:  # a RuntimeError too, but it means "not solved yet"
+            raise
         except RuntimeError as error:
             raise Mistake(
                 f"the shapes do not fit ({str(error).splitlines()[0]}): cond has {rows} rows and uncond {blank_rows}, "

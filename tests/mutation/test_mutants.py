@@ -40,6 +40,15 @@ def test_wrong_versions_are_named(name: str, wrong: Callable, words: str) -> Non
         assert words in message
 
 
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_unsolved_one_is_called_unsolved(name: str) -> None:
+    def blank(*_: object, **__: object) -> None:
+        raise NotImplementedError()
+
+    message = refusal(name, blank)
+    assert message is not None and "not solved yet" in message
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_every_exercise_is_on_trial(notebook: str) -> None:
     module, cells = NOTEBOOKS[notebook], json.loads((FOLDER / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
