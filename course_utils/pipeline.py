@@ -200,7 +200,7 @@ class TextToImage:
             denoiser, self.schedule, x_T.to(self.device, self.dtype), None, timesteps=times + [0] * (last_t + 1),
             sampler=sampler, eta=eta, prediction_type=self.prediction_type, generator=generator,
         )  # fmt: skip
-        return _without_gradients(islice(steps, len(times)))
+        return _without_gradients(islice(steps, len(times)))  # a time 0 put behind is only where the last step leads
 
     def __call__(
         self,

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from course_utils.interop.renaming import check_shapes, rename, some
+from course_utils.interop.renaming import fitted, some
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
 
@@ -124,30 +123,20 @@ def unet_config_to_diffusers(config: UNetConfig, sample_size: int = 8) -> dict:
     }
 
 
-def vae_from_diffusers(state: Mapping[str, Tensor], config: VAEConfig) -> dict[str, Tensor]:
-    """An AutoencoderKL's tensors, with today's names or the old ones, under our VAE's; without the latent scale.
+def vae_from_diffusers(state: Mapping[str, Tensor], vae: VAE) -> dict[str, Tensor]:
+    """An AutoencoderKL's tensors, with today's names or the old ones, under those of `vae`; without the latent scale.
 
-    Raises ValueError naming missing, unknown or misshapen tensors.
+    The shapes must be those of `vae`, which may be on the meta device. Raises ValueError naming missing, unknown or
+    misshapen tensors.
     """
     state = {_apply(name, _OLD_VAE): tensor for name, tensor in state.items()}
-    with torch.device("meta"):
-        return _from_diffusers(state, VAE(config), vae_key_to_diffusers)
+    names = {vae_key_to_diffusers(ours): ours for ours in vae.state_dict() if ours != "latent_scale"}
+    return fitted(state, vae, names)
 
 
-def unet_from_diffusers(state: Mapping[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
-    """A UNet2DConditionModel's tensors under our UNet's names.
-
-    Raises ValueError naming missing, unknown or misshapen tensors.
-    """
-    with torch.device("meta"):
-        return _from_diffusers(state, UNet(config), unet_key_to_diffusers)
-
-
-def _from_diffusers(state: Mapping[str, Tensor], model: nn.Module, key: Callable[[str], str]) -> dict[str, Tensor]:
-    names = {key(ours): ours for ours in model.state_dict() if ours != "latent_scale"}
-    renamed = rename(state, names)
-    check_shapes(state, model, names)
-    return renamed
+def unet_from_diffusers(state: Mapping[str, Tensor], unet: UNet) -> dict[str, Tensor]:
+    """A UNet2DConditionModel's tensors under the names of `unet`; its shapes and the errors as for the VAE."""
+    return fitted(state, unet, {unet_key_to_diffusers(ours): ours for ours in unet.state_dict()})
 
 
 def vae_config_from_diffusers(values: Mapping[str, Any]) -> tuple[VAEConfig, float]:

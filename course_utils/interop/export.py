@@ -15,7 +15,7 @@ from course_utils.interop.diffusers import (
     vae_config_to_diffusers,
     vae_to_diffusers,
 )
-from course_utils.interop.transformers import text_config_to_transformers, text_encoder_to_transformers
+from course_utils.interop.transformers import clip_text_model
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.pipeline import TextToImage
 
@@ -53,7 +53,6 @@ def pipeline_to_diffusers(pipe: TextToImage, sampler: str = "ddim") -> Any:
         ValueError: another sampler.
     """
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     scheduler = scheduler_to_diffusers(pipe, sampler)
     vae = AutoencoderKL(**vae_config_to_diffusers(pipe.vae.config, pipe.vae.latent_scale.item()))
@@ -61,12 +60,8 @@ def pipeline_to_diffusers(pipe: TextToImage, sampler: str = "ddim") -> Any:
     side = pipe.size // pipe.vae.config.factor
     unet = UNet2DConditionModel(**unet_config_to_diffusers(pipe.unet.config, side))
     unet.load_state_dict(unet_to_diffusers(pipe.unet.state_dict()))
-    text_config = text_config_to_transformers(pipe.text_encoder.config, pipe.tokenizer.end_id)
-    text_encoder = CLIPTextModel(CLIPTextConfig(**text_config))
-    prefix = any(name.startswith("text_model.") for name in text_encoder.state_dict())  # transformers 4
-    text_encoder.load_state_dict(text_encoder_to_transformers(pipe.text_encoder.state_dict(), prefix))
     made = StableDiffusionPipeline(
-        vae=vae.eval(), unet=unet.eval(), text_encoder=text_encoder.eval(),
+        vae=vae.eval(), unet=unet.eval(), text_encoder=clip_text_model(pipe.text_encoder, pipe.tokenizer.end_id),
         tokenizer=tokenizer_to_transformers(pipe.tokenizer), scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip

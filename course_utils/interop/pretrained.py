@@ -5,7 +5,7 @@ What is supported and what is not stands at the top of the package (`course_util
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from course_utils.interop.diffusers import (
     vae_config_from_diffusers,
     vae_from_diffusers,
 )
-from course_utils.interop.renaming import check_shapes, rename
+from course_utils.interop.renaming import fitted
 from course_utils.interop.transformers import text_config_from_transformers, text_names, text_state_without_prefix
 from course_utils.models.clip import TextEncoder
 from course_utils.models.tokenizer import END, Tokenizer
@@ -30,6 +30,7 @@ from course_utils.models.vae import VAE
 from course_utils.pipeline import TextToImage
 
 Model = TypeVar("Model", bound=nn.Module)
+Renaming = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -55,7 +56,7 @@ def load_vae(
     config, latent_scale = vae_config_from_diffusers(_config(folder, "AutoencoderKL"))
     with torch.device("meta"):
         vae = VAE(config)
-    state = _read("vae", vae_from_diffusers, folder, variant, config)
+    state = _read("vae", lambda state: vae_from_diffusers(state, vae), folder, variant)
     vae = _filled(vae, {**state, "latent_scale": torch.tensor(latent_scale)}, dtype, device)
     vae.latent_scale = torch.tensor(latent_scale, device=device)  # one number, worth more than half precision
     return vae
@@ -73,7 +74,8 @@ def load_unet(
     config = unet_config_from_diffusers(_config(folder, "UNet2DConditionModel"))
     with torch.device("meta"):
         unet = UNet(config)
-    return _filled(unet, _read("unet", unet_from_diffusers, folder, variant, config), dtype, device)
+    state = _read("unet", lambda state: unet_from_diffusers(state, unet), folder, variant)
+    return _filled(unet, state, dtype, device)
 
 
 def load_text_encoder(
@@ -96,15 +98,12 @@ def load_text_encoder(
         raise ValueError(f"text_encoder: this is not the one of Stable Diffusion 1.x: {error}") from None
     with torch.device("meta"):
         encoder = TextEncoder(config)
+    names = {theirs: ours for ours, theirs in text_names(config.layers).items()}
 
-    def ours(state: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
-        state = text_state_without_prefix(state)
-        names = {theirs: ours for ours, theirs in text_names(config.layers).items()}
-        renamed = rename(state, names)
-        check_shapes(state, encoder, names)
-        return renamed
+    def ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return fitted(text_state_without_prefix(state), encoder, names)
 
-    return _filled(encoder, _read("text_encoder", ours, folder, variant, config), dtype, device)
+    return _filled(encoder, _read("text_encoder", ours, folder, variant), dtype, device)
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
@@ -204,9 +203,9 @@ def _config(folder: Path, kind: str) -> dict[str, Any]:
     return values
 
 
-def _read(part: str, ours: Any, folder: Path, variant: str | None, config: Any) -> dict[str, Tensor]:
+def _read(part: str, ours: Renaming, folder: Path, variant: str | None) -> dict[str, Tensor]:
     try:
-        return ours(hub.read_weights(folder, part, variant), config)
+        return ours(hub.read_weights(folder, part, variant))
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from None
 

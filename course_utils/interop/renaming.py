@@ -36,6 +36,16 @@ def check_shapes(state: Mapping[str, Tensor], model: nn.Module, names: Mapping[s
         raise ValueError(f"tensors of the wrong shape: {some(wrong)}")
 
 
+def fitted(state: Mapping[str, Tensor], model: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors under the model's names; `names` is old name -> the model's name.
+
+    Raises ValueError naming the tensors that are missing, unknown or misshapen, by their old names.
+    """
+    renamed = rename(state, names)
+    check_shapes(state, model, names)
+    return renamed
+
+
 def some(names: list[str], most: int = 5) -> str:
     """The first few, and how many more: for error messages."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from course_utils.interop.renaming import rename, some
-from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, TextEncoder
 
 _BLOCK = [
     ("norm1", "layer_norm1"),
@@ -73,6 +73,17 @@ def text_encoder_to_transformers(state: Mapping[str, Tensor], prefix: bool = Fal
     """
     names = text_names(_count_layers(state, "blocks."))
     return {_PREFIX * prefix + name: tensor for name, tensor in rename(state, names).items()}
+
+
+def clip_text_model(encoder: TextEncoder, end_id: int | None = None) -> Any:
+    """transformers' CLIPTextModel with the encoder's weights, in eval mode; `end_id` as in the config."""
+    import transformers
+
+    config = transformers.CLIPTextConfig(**text_config_to_transformers(encoder.config, end_id))
+    model = transformers.CLIPTextModel(config).eval()
+    prefix = any(name.startswith(_PREFIX) for name in model.state_dict())  # up to transformers 4
+    model.load_state_dict(text_encoder_to_transformers(encoder.state_dict(), prefix))
+    return model
 
 
 def text_encoder_from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

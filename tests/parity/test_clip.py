@@ -61,12 +61,7 @@ def record_outputs(modules) -> list[Tensor]:
 def test_text_encoder_every_state(config):
     ours = TextEncoder(config.text)
     randomise(ours, seed=1)
-    theirs = transformers.CLIPTextModel(
-        transformers.CLIPTextConfig(**interop.text_config_to_transformers(config.text))
-    ).eval()
-    names = set(theirs.state_dict())
-    prefix = any(name.startswith("text_model.") for name in names)
-    theirs.load_state_dict(interop.text_encoder_to_transformers(ours.state_dict(), prefix=prefix))
+    theirs = interop.clip_text_model(ours)
     _, ids = random_batch(config)
     our_layers = record_outputs(ours.blocks)
     their_layers = record_outputs(getattr(theirs, "text_model", theirs).encoder.layers)
@@ -84,11 +79,7 @@ def test_every_hidden_state_under_a_causal_and_a_padding_mask(config):
     """Stable Diffusion gives CLIP no padding mask; our blocks take one all the same, with the causal one."""
     ours = TextEncoder(config.text)
     randomise(ours, seed=3)
-    theirs = transformers.CLIPTextModel(
-        transformers.CLIPTextConfig(**interop.text_config_to_transformers(config.text))
-    ).eval()
-    prefix = any(name.startswith("text_model.") for name in theirs.state_dict())
-    theirs.load_state_dict(interop.text_encoder_to_transformers(ours.state_dict(), prefix=prefix))
+    theirs = interop.clip_text_model(ours)
     _, ids = random_batch(config)
     length = ids.shape[1]
     lengths = torch.tensor([length, 1, 2, length - 1, 5])

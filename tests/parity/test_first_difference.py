@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from course_utils.interop.compare import first_difference
@@ -16,11 +15,7 @@ from course_utils.interop.diffusers import (
     vae_key_to_diffusers,
     vae_to_diffusers,
 )
-from course_utils.interop.transformers import (
-    text_config_to_transformers,
-    text_encoder_to_transformers,
-    text_names,
-)
+from course_utils.interop.transformers import clip_text_model, text_names
 from course_utils.models.clip import CLIPTextConfig, TextEncoder
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
@@ -48,11 +43,8 @@ def vaes():
 
 def text_encoders():
     ours = TextEncoder(CLIPTextConfig(40, 6, 16, 2, 2))
-    theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**text_config_to_transformers(ours.config)))
-    prefix = any(name.startswith("text_model.") for name in theirs.state_dict())
     shuffle_weights(ours, 0)
-    theirs.load_state_dict(text_encoder_to_transformers(ours.state_dict(), prefix))
-    return ours, theirs, lambda m: m(IDS), text_names(2), lambda m: m(IDS).last_hidden_state
+    return ours, clip_text_model(ours), lambda m: m(IDS), text_names(2), lambda m: m(IDS).last_hidden_state
 
 
 @pytest.mark.parametrize(

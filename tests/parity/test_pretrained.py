@@ -283,8 +283,9 @@ def test_stable_diffusion_15_comes_in_one_to_one():
     with torch.device("meta"):
         unet = UNet2DConditionModel(**unet_config_to_diffusers(UNetConfig.sd15(), 64)).state_dict()
         vae = AutoencoderKL(**vae_config_to_diffusers(VAEConfig.sd15())).state_dict()
-        ours = UNet(UNetConfig.sd15()).state_dict(), VAE(VAEConfig.sd15()).state_dict()
-    got = unet_from_diffusers(unet, UNetConfig.sd15()), vae_from_diffusers(vae, VAEConfig.sd15())
+        our_unet, our_vae = UNet(UNetConfig.sd15()), VAE(VAEConfig.sd15())
+    ours = our_unet.state_dict(), our_vae.state_dict()
+    got = unet_from_diffusers(unet, our_unet), vae_from_diffusers(vae, our_vae)
     assert {k: v.shape for k, v in got[0].items()} == {k: v.shape for k, v in ours[0].items()}
     del ours[1]["latent_scale"]
     assert {k: v.shape for k, v in got[1].items()} == {k: v.shape for k, v in ours[1].items()}
