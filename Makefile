@@ -9,7 +9,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 BIN := .venv/bin
 READY := .venv/ready
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab sample test lint unit sync sync-check notebooks-test release grade clean
+.PHONY: help setup course lab sample test lint unit sync sync-check notebooks-test bench release grade clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */  make \1~/p' Makefile | awk -F'~' '{ printf "%-24s%s\n", $$1, $$2 }'
@@ -45,6 +45,9 @@ sync-check: $(READY)  ## fail if a notebook's code cells differ from the package
 
 notebooks-test: $(READY)  ## run all notebooks in the smoke profile and compare their marked outputs
 	@$(BIN)/python tools/check.py notebooks
+
+bench: $(READY)  ## speed and memory beside diffusers and transformers, about 8 minutes; QUICK=1 takes one
+	@$(BIN)/python tools/bench.py $(if $(QUICK),--quick)
 
 release: $(READY)  ## write the student versions to release/; NOTEBOOKS="02_forward_process", DROP=jump,snr
 	@$(BIN)/python tools/release.py $(NOTEBOOKS) $(if $(DROP),--drop $(DROP))
