@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,45 @@ def load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else -1.0
 
 
-def measure(profile: Profile, effort: cases.Effort, sections: Sequence[str]) -> dict[str, Any]:
-    """Run the sections and return everything found; a progress bar on stderr counts the turns."""
+def measure(
+    profile: Profile, effort: cases.Effort, sections: Sequence[str], keep: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
+    """Run the sections and return everything found; a progress bar on stderr counts the turns.
+
+    `keep` is called with what there is so far after each section, so that a run that is stopped leaves its part.
+    """
     begun, load_before = time.monotonic(), load()
     networks = [name for name in sections if name in cases.NETWORKS]
     wanted = memory.memory_cases(sections) if "memory" in sections else []
     turns = 8 * len(networks) + 4 * ("sampling" in sections) + 4 * ("data" in sections)
     rows: list[table.Row] = []
     peaks: dict[str, dict[str, float]] = {}
-    sizes = {}
+    sizes: dict[str, int] = {}
+
+    def found() -> dict[str, Any]:
+        return {
+            "machine": {
+                "processor": processor(),
+                "cores": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "capability": torch.backends.cpu.get_cpu_capability(),
+                "system": f"{platform.system()} {platform.machine()}",
+            },
+            "versions": {
+                "python": platform.python_version(),
+                **{n: version(n) for n in ("torch", "diffusers", "transformers")},
+            },
+            "how": {
+                "profile": profile.name,
+                "rounds": effort.rounds,
+                "seconds": effort.seconds,
+                "minutes": (time.monotonic() - begun) / 60,
+                "load_before": load_before,
+                "load_after": load(),
+            },
+            "rows": [row.summary(peaks) for row in [*cases.product_rows(rows, sizes), *rows]],
+        }
+
     style = "{percentage:3.0f}%|{bar:24}| {elapsed} gone, {remaining} left · {desc}"
     with tqdm(total=effort.rounds * turns + 2 * len(wanted), bar_format=style, desc="warming up") as bar:
 
@@ -67,40 +97,22 @@ def measure(profile: Profile, effort: cases.Effort, sections: Sequence[str]) -> 
             sizes = cases.product_sizes(effort)
         for name in networks:
             rows += cases.training_rows(name, profile, effort, sizes, tick)
-        rows = cases.product_rows(rows, sizes) + rows
+            keep(found())
         if "sampling" in sections:
             rows += cases.sampling_rows(profile, effort, tick)
+            keep(found())
         if "data" in sections:
             rows += cases.data_rows(profile, effort, tick)
+            keep(found())
         for case in wanted:
             peaks[case] = memory.memory_of(case, profile.name)
             tick(f"memory, {case}", 2)
-    if memory.DRAWING in peaks:
-        rate = profile.scenes / peaks[memory.DRAWING]["seconds"]
-        what = f"data: {profile.scenes:,} scenes from a cold start (once)"
-        rows.append(table.Row("cold start", what, "", "scenes/s", [rate], memory=(memory.DRAWING, None)))
-    return {
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("torch", "diffusers", "transformers")},
-        },
-        "how": {
-            "profile": profile.name,
-            "rounds": effort.rounds,
-            "seconds": effort.seconds,
-            "minutes": (time.monotonic() - begun) / 60,
-            "load_before": load_before,
-            "load_after": load(),
-        },
-        "rows": [row.summary(peaks) for row in rows],
-    }
+            if case == memory.DRAWING:
+                rate = profile.scenes / peaks[case]["seconds"]
+                what = f"data: {profile.scenes:,} scenes from a cold start (once)"
+                rows.append(table.Row("cold start", what, "", "scenes/s", [rate], memory=(case, None)))
+            keep(found())
+    return found()
 
 
 def write(results: dict[str, Any], folder: Path) -> str:
@@ -130,9 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("memory is measured for other sections: name them too, as in --only unet memory")
     folder = given.output or artifacts_folder("bench")
     try:
-        results = measure(PROFILES[given.profile], cases.QUICK if given.quick else cases.FULL, sections)
+        results = measure(
+            PROFILES[given.profile],
+            cases.QUICK if given.quick else cases.FULL,
+            sections,
+            keep=lambda found: write(found, folder),
+        )
     except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
+        print(f"\nstopped; the sections that were done are in {folder}", file=sys.stderr)
         return 130
     print(write(results, folder))
     print(f"written to {folder / 'bench.md'}, every round in bench.json beside it")

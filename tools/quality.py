@@ -1,0 +1,229 @@
+"""How good the pictures are, by guidance scale, sampler and number of steps: a table, two plots, a contact sheet.
+
+    python tools/quality.py                     the weights in checkpoints/, about 25 minutes on two cores
+    python tools/quality.py --weights FOLDER --pictures 128 --real 256     others, quicker
+
+Everything goes to artifacts/quality/. Each row is kept in quality.json as soon as it is there, so that a run that was
+stopped goes on where it was; the table and the pictures are made from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
+from course_utils.data.scenes import COLORS, OBJECTS, is_held_out_color, prompt_for  # noqa: E402
+from course_utils.evaluation.judge import Judge, JudgeConfig  # noqa: E402
+from course_utils.evaluation.metrics import diversity, frechet_distance, nearest  # noqa: E402
+from course_utils.evaluation.scores import (  # noqa: E402
+    SPLITS,
+    draw_for_prompts,
+    judge_features,
+    make_prompts,
+    prompts_of,
+    score_pictures,
+)
+from course_utils.lessons.plots import show_images  # noqa: E402
+from course_utils.pipeline import TextToImage  # noqa: E402
+from course_utils.training.artifacts import artifacts_folder, checkpoints_folder, load_model, read_card  # noqa: E402
+
+SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
+STEPS = (4, 6, 8, 10, 15, 25, 50)
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+CHOSEN = ("ddim", 25, 3.0)  # what notebook 06 draws with
+Setting = tuple[str, int, float]
+
+
+def settings() -> list[Setting]:
+    """Every (sampler, steps, guidance scale) that is tried: one line through CHOSEN for each of the three."""
+    _, steps, scale = CHOSEN
+    found = [(sampler, n, scale) for sampler in SAMPLERS for n in STEPS]
+    return found + [(sampler, steps, w) for sampler in SAMPLERS for w in GUIDANCE if w != scale]
+
+
+def key(setting: Setting) -> str:
+    sampler, steps, scale = setting
+    return f"{sampler} {steps} {scale:g}"
+
+
+class Bench:
+    """The model under test, the judge, and the real pictures it is measured against."""
+
+    def __init__(self, weights: Path, pictures: int, real: int, seed: int = 0):
+        self.pipe = TextToImage.from_pretrained(weights)
+        self.judge = load_model(Judge, JudgeConfig, "judge", weights)
+        self.pictures, self.seed = pictures, seed
+        self.asked = CaptionedImages.scenes(real, seed=seed + 4000)  # these are asked for …
+        other = CaptionedImages.scenes(real, seed=seed + 5000)  # … and compared with these, never with themselves
+        self.real = judge_features(self.judge, to_float(other.images))
+        self.floor = frechet_distance(judge_features(self.judge, to_float(self.asked.images)), self.real)
+
+    def draw(self, setting: Setting, prompts: Sequence[str], seed: int) -> Tensor:
+        """[N, 3, H, W] in [-1, 1]."""
+        sampler, steps, scale = setting
+
+        def paint(texts: list[str], generator: torch.Generator) -> Tensor:
+            return self.pipe(texts, None, steps, scale, generator, sampler=sampler).pictures
+
+        return draw_for_prompts(paint, prompts, torch.Generator().manual_seed(self.seed + seed))
+
+    def row(self, setting: Setting) -> dict[str, Any]:
+        """Accuracy for seen and held-out prompts, in all and in full, diversity, and seconds a picture."""
+        found: dict[str, Any] = {"sampler": setting[0], "steps": setting[1], "guidance_scale": setting[2]}
+        begun, drawn = time.perf_counter(), 0
+        for i, split in enumerate(SPLITS):
+            prompts = make_prompts(self.pictures, torch.Generator().manual_seed(self.seed + i), split)
+            pictures = self.draw(setting, prompts, 100 + i)
+            found[f"object_and_color_{split}"] = score_pictures(self.judge, pictures, prompts)["object_and_color"]
+            full = make_prompts(self.pictures, torch.Generator().manual_seed(self.seed + 10 + i), split, FULL)
+            pictures = self.draw(setting, full, 110 + i)
+            found[f"all_named_{split}"] = score_pictures(self.judge, pictures, full)["all_named"]
+            drawn += len(prompts) + len(full)
+        found["seconds_a_picture"] = (time.perf_counter() - begun) / drawn
+        alike = self.draw(setting, ["a dog on a red background"] * 64, 120)
+        found["diversity"] = diversity(alike)
+        return found
+
+    def frechet(self, setting: Setting) -> dict[str, float]:
+        """Fréchet distance of pictures drawn for real scenes' attributes to other real scenes, beside its floor."""
+        drawn = self.draw(setting, prompts_of(self.asked.attributes), 130)
+        features = judge_features(self.judge, drawn)
+        near = nearest(drawn[:256], CaptionedImages.scenes(8192).images)[1].median().item()
+        return {"frechet": frechet_distance(features, self.real), "frechet_floor": self.floor, "nearest": near}
+
+
+FULL = ("object", "color", "size", "place")
+
+
+def kept(path: Path, marks: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier run with the same marks found, or an empty start."""
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["marks"] == marks:
+            return found
+    return {"marks": marks, "rows": {}, "frechet": {}}
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def table(found: dict[str, Any]) -> str:
+    """All rows as Markdown."""
+    lines = [
+        "| sampler | steps | w | object and colour: seen | held out | all four: seen | held out | Fréchet (floor) | "
+        "diversity | ms a picture |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in found["rows"].items():
+        shares = [
+            f"{100 * row[f'{what}_{split}']:.1f} %" for what in ("object_and_color", "all_named") for split in SPLITS
+        ]
+        far = found["frechet"].get(name)
+        distance = f"{far['frechet']:.1f} ({far['frechet_floor']:.1f})" if far else ""
+        cells = [row["sampler"], row["steps"], f"{row['guidance_scale']:g}", *shares, distance,
+                 f"{row['diversity']:.3f}", f"{1000 * row['seconds_a_picture']:.0f}"]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def lines_of(found: dict[str, Any], along: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """For each sampler its rows along "steps" or "guidance_scale", through CHOSEN."""
+    fixed, value = ("guidance_scale", CHOSEN[2]) if along == "steps" else ("steps", CHOSEN[1])
+    for sampler in SAMPLERS:
+        rows = [r for r in found["rows"].values() if r["sampler"] == sampler and r[fixed] == value]
+        if rows:
+            yield sampler, sorted(rows, key=lambda row: row[along])
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Held-out accuracy over steps and over guidance, with diversity beside it."""
+    names = {"ddim": "DDIM", "ddpm": "DDPM", "dpmpp_2m": "DPM-Solver++ (2M)"}
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained", dpi=110)
+    for panel, along, what, label in (
+        (panels[0], "steps", "object_and_color_held_out", "held-out prompts right, object and colour, %"),
+        (panels[1], "guidance_scale", "all_named_held_out", "held-out prompts right, all four attributes, %"),
+        (panels[2], "guidance_scale", "diversity", "distance between pictures of one prompt"),
+    ):
+        for sampler, rows in lines_of(found, along):
+            scale = 1 if what == "diversity" else 100
+            panel.plot([r[along] for r in rows], [scale * r[what] for r in rows], "o-", label=names[sampler], ms=4)
+        panel.set_xlabel("denoising steps" if along == "steps" else "guidance scale w")
+        panel.set_ylabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_xscale("log")
+    panels[0].set_xticks(STEPS, map(str, STEPS))
+    panels[0].minorticks_off()
+    panels[0].legend()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def contact_sheets(bench: Bench, folder: Path) -> None:
+    """Every object on every background, one picture each, as they come; a star marks a pair never trained on."""
+    pairs = [(name, color) for name in OBJECTS for color in COLORS]
+    drawn = bench.draw(CHOSEN, [prompt_for(*pair) for pair in pairs], 140)
+    right = bench.judge.predict(drawn)[:, 0] == torch.arange(len(OBJECTS)).repeat_interleave(len(COLORS))
+    titles = [f"{name}{' *' if is_held_out_color(name, color) else ''}" for name, color in pairs]
+    titles = [title if ok else f"({title})" for title, ok in zip(titles, right.tolist(), strict=True)]
+    half = len(pairs) // 2
+    for i, part in enumerate((slice(0, half), slice(half, None))):
+        figure = show_images(drawn[part], titles[part], columns=2 * len(COLORS), size=0.72)
+        figure.savefig(folder / f"objects_{i + 1}.png", dpi=110)
+        plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--weights", type=Path, default=checkpoints_folder(), help="their folder (checkpoints/)")
+    parser.add_argument("--pictures", type=int, default=512, help="prompts a score (%(default)s)")
+    parser.add_argument("--real", type=int, default=2048, help="pictures for a Fréchet distance (%(default)s)")
+    parser.add_argument("--output", type=Path, default=None, help="folder (artifacts/quality)")
+    given = parser.parse_args(arguments)
+    folder = given.output or artifacts_folder("quality")
+    marks = {"unet": read_card("unet", given.weights)["sha256"], "pictures": given.pictures, "real": given.real}
+    found = kept(folder / "quality.json", marks)
+    bench = Bench(given.weights, given.pictures, given.real)
+    far = [CHOSEN, *(("ddim", 25, w) for w in GUIDANCE), ("ddpm", 25, 3.0), ("dpmpp_2m", 10, 3.0)]
+    far = [s for s in dict.fromkeys(far) if key(s) not in found["frechet"]]
+    rows = [s for s in settings() if key(s) not in found["rows"]]
+    with tqdm(total=len(rows) + len(far), desc="settings") as bar:
+        for setting in rows:
+            found["rows"][key(setting)] = bench.row(setting)
+            write(folder / "quality.json", found)
+            bar.update()
+        for setting in far:
+            found["frechet"][key(setting)] = bench.frechet(setting)
+            write(folder / "quality.json", found)
+            bar.update()
+    contact_sheets(bench, folder)
+    plot(found, folder / "quality.png")
+    (folder / "quality.md").write_text(table(found), encoding="utf-8")
+    print(table(found))
+    print(f"written to {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
