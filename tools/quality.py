@@ -51,6 +51,8 @@ SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
 STEPS = (4, 6, 8, 10, 15, 25, 50)
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 CHOSEN = ("ddim", 25, 3.0)  # what notebook 06 draws with
+FAR = tuple(dict.fromkeys([CHOSEN, *(("ddim", 25, w) for w in GUIDANCE), ("ddpm", 25, 3.0), ("dpmpp_2m", 10, 3.0)]))
+FULL = ("object", "color", "size", "place")
 Setting = tuple[str, int, float]
 
 
@@ -69,10 +71,10 @@ def key(setting: Setting) -> str:
 class Bench:
     """The model under test, the judge, and the real pictures it is measured against."""
 
-    def __init__(self, weights: Path, pictures: int, real: int, seed: int = 0):
+    def __init__(self, weights: Path, pictures: int, real: int, alike: int = 64, seed: int = 0):
         self.pipe = TextToImage.from_pretrained(weights)
         self.judge = load_model(Judge, JudgeConfig, "judge", weights)
-        self.pictures, self.seed = pictures, seed
+        self.pictures, self.alike, self.seed = pictures, alike, seed
         self.asked = CaptionedImages.scenes(real, seed=seed + 4000)  # these are asked for …
         other = CaptionedImages.scenes(real, seed=seed + 5000)  # … and compared with these, never with themselves
         self.real = judge_features(self.judge, to_float(other.images))
@@ -100,7 +102,7 @@ class Bench:
             found[f"all_named_{split}"] = score_pictures(self.judge, pictures, full)["all_named"]
             drawn += len(prompts) + len(full)
         found["seconds_a_picture"] = (time.perf_counter() - begun) / drawn
-        alike = self.draw(setting, ["a dog on a red background"] * 64, 120)
+        alike = self.draw(setting, ["a dog on a red background"] * self.alike, 120)
         found["diversity"] = diversity(alike)
         return found
 
@@ -110,9 +112,6 @@ class Bench:
         features = judge_features(self.judge, drawn)
         near = nearest(drawn[:256], CaptionedImages.scenes(8192).images)[1].median().item()
         return {"frechet": frechet_distance(features, self.real), "frechet_floor": self.floor, "nearest": near}
-
-
-FULL = ("object", "color", "size", "place")
 
 
 def kept(path: Path, marks: dict[str, Any]) -> dict[str, Any]:
@@ -187,9 +186,9 @@ def contact_sheets(bench: Bench, folder: Path) -> None:
     right = bench.judge.predict(drawn)[:, 0] == torch.arange(len(OBJECTS)).repeat_interleave(len(COLORS))
     titles = [f"{name}{' *' if is_held_out_color(name, color) else ''}" for name, color in pairs]
     titles = [title if ok else f"({title})" for title, ok in zip(titles, right.tolist(), strict=True)]
-    half = len(pairs) // 2
+    half = len(pairs) // 2  # two pages
     for i, part in enumerate((slice(0, half), slice(half, None))):
-        figure = show_images(drawn[part], titles[part], columns=2 * len(COLORS), size=0.72)
+        figure = show_images(drawn[part], titles[part], columns=16, size=0.72)
         figure.savefig(folder / f"objects_{i + 1}.png", dpi=110)
         plt.close(figure)
 
@@ -199,14 +198,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, default=checkpoints_folder(), help="their folder (checkpoints/)")
     parser.add_argument("--pictures", type=int, default=512, help="prompts a score (%(default)s)")
     parser.add_argument("--real", type=int, default=2048, help="pictures for a Fréchet distance (%(default)s)")
+    parser.add_argument("--alike", type=int, default=64, help="pictures of one prompt, for diversity (%(default)s)")
     parser.add_argument("--output", type=Path, default=None, help="folder (artifacts/quality)")
     given = parser.parse_args(arguments)
     folder = given.output or artifacts_folder("quality")
     marks = {"unet": read_card("unet", given.weights)["sha256"], "pictures": given.pictures, "real": given.real}
     found = kept(folder / "quality.json", marks)
-    bench = Bench(given.weights, given.pictures, given.real)
-    far = [CHOSEN, *(("ddim", 25, w) for w in GUIDANCE), ("ddpm", 25, 3.0), ("dpmpp_2m", 10, 3.0)]
-    far = [s for s in dict.fromkeys(far) if key(s) not in found["frechet"]]
+    bench = Bench(given.weights, given.pictures, given.real, given.alike)
+    far = [s for s in FAR if key(s) not in found["frechet"]]
     rows = [s for s in settings() if key(s) not in found["rows"]]
     with tqdm(total=len(rows) + len(far), desc="settings") as bar:
         for setting in rows:

@@ -1,0 +1,75 @@
+"""The tools that measure quality: they run, go on where they stopped, and their tables say what was found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import quality
+import torch
+
+from course_utils.data.scenes import Scene, draw, parse_caption
+from course_utils.training.artifacts import checkpoints_folder
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "SAMPLERS", ("ddim",))
+    monkeypatch.setattr(quality, "STEPS", (1, 2))
+    monkeypatch.setattr(quality, "GUIDANCE", (1.0, 3.0))
+    monkeypatch.setattr(quality, "CHOSEN", ("ddim", 2, 3.0))
+    monkeypatch.setattr(quality, "FAR", (("ddim", 2, 3.0),))
+    monkeypatch.setattr(quality, "COLORS", {"red": (192, 0, 30)})
+
+
+def test_quality_measures_goes_on_and_draws(short: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--pictures", "4", "--real", "8", "--alike", "2", "--output", str(tmp_path)]
+    assert quality.main(arguments) == 0
+    found = json.loads((tmp_path / "quality.json").read_text())
+    assert set(found["rows"]) == {"ddim 1 3", "ddim 2 3", "ddim 2 1"}
+    assert found["frechet"]["ddim 2 3"]["frechet"] > 0
+    for row in found["rows"].values():
+        shares = [row[f"{what}_{split}"] for what in ("object_and_color", "all_named") for split in quality.SPLITS]
+        assert all(0 <= share <= 1 for share in shares)
+    assert {f.name for f in tmp_path.iterdir()} == {
+        "quality.json", "quality.md", "quality.png", "objects_1.png", "objects_2.png"
+    }  # fmt: skip
+    assert "| ddim | 2 | 3 |" in capsys.readouterr().out
+
+    found["rows"]["ddim 1 3"]["object_and_color_seen"] = 0.5  # what is there is kept, what is not is measured
+    del found["rows"]["ddim 2 1"]
+    (tmp_path / "quality.json").write_text(json.dumps(found))
+    assert quality.main(arguments) == 0
+    again = json.loads((tmp_path / "quality.json").read_text())
+    assert again["rows"]["ddim 1 3"]["object_and_color_seen"] == 0.5
+    assert again["rows"]["ddim 2 1"]["diversity"] > 0
+
+
+def test_quality_of_other_weights_begins_afresh(tmp_path: Path) -> None:
+    path = tmp_path / "quality.json"
+    quality.write(path, {"marks": {"unet": "one"}, "rows": {"ddim 1 3": {}}, "frechet": {}})
+    assert quality.kept(path, {"unet": "one"})["rows"] == {"ddim 1 3": {}}
+    assert quality.kept(path, {"unet": "two"})["rows"] == {}
+
+
+def test_every_setting_of_quality_once() -> None:
+    found = quality.settings()
+    assert len(found) == len(set(found)) == len({quality.key(s) for s in found})
+    assert quality.CHOSEN in found
+    assert set(quality.FAR) <= set(found)
+
+
+def test_quality_scores_real_pictures_of_the_right_things_as_right() -> None:
+    """With real scenes in place of drawn ones nearly everything is right, and the distance near its floor."""
+    bench = quality.Bench(checkpoints_folder(), pictures=24, real=64)
+
+    def real(setting: quality.Setting, prompts: list[str], seed: int) -> torch.Tensor:
+        scenes = [Scene(**{"object": "dog", "color": "red", **parse_caption(p)}) for p in prompts]
+        return torch.stack([torch.from_numpy(draw(s)).permute(2, 0, 1) / 127.5 - 1 for s in scenes])
+
+    bench.draw = real  # type: ignore[method-assign]
+    row = bench.row(quality.CHOSEN)
+    assert row["object_and_color_seen"] > 0.9 and row["all_named_held_out"] > 0.9
+    assert row["diversity"] == 0
+    assert bench.frechet(quality.CHOSEN)["frechet"] < 3 * bench.floor
