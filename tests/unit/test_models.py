@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.models.denoisers import LatentDenoiser, NoiseReader, ToyDenoiser
-from course_utils.models.layers import attention, merge_heads, split_heads, to_picture, to_tokens
+from course_utils.models.layers import Upsample, attention, merge_heads, split_heads, to_picture, to_tokens
 from course_utils.models.unet import UNet, UNetConfig, timestep_embedding
 from course_utils.models.vae import (
     VAE,
@@ -40,6 +40,18 @@ def test_heads_and_tokens_come_back():
     assert torch.equal(merge_heads(split_heads(x, 4)), x)
     picture = torch.randn(2, 3, 4, 5, generator=generator())
     assert torch.equal(to_picture(to_tokens(picture), 4, 5), picture)
+
+
+def test_upsampling_is_repeating_and_then_convolving():
+    block = Upsample(3).double()
+    x = torch.randn(2, 3, 5, 4, generator=generator(), dtype=torch.float64, requires_grad=True)
+    ours, plain = block(x), block.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
+    pull = torch.randn(ours.shape, generator=generator(1), dtype=torch.float64)
+    wanted = [x, *block.conv.parameters()]
+    found = [torch.autograd.grad((y * pull).sum(), wanted) for y in (ours, plain)]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
 
 def test_reparameterised_samples_have_the_moments_they_should():
