@@ -1,6 +1,7 @@
 """The command line.
 
 python -m course_utils sample "a dog on a red background"
+python -m course_utils train --profile cpu
 python -m course_utils info
 """
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")  # as in diffusion.samplers, which would load torch before --help
+PARTS = ("vae", "clip", "unet")  # as in training.parts, for the same reason
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,6 +43,16 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="same seed, same picture (default %(default)s)")
     sample.add_argument("--scale", type=int, default=4, help="enlarge 64×64 by this (default %(default)s)")
     sample.add_argument("--weights", default="checkpoints", help="their folder (default %(default)s)")
+    train = commands.add_parser("train", help="train the VAE, CLIP and the U-Net without the notebooks")
+    train.add_argument("--profile", default=None, help="smoke, cpu or gpu (default: COURSE_PROFILE, or what fits)")
+    train.add_argument("--seed", type=int, default=0, help="of scenes, weights and batches (default %(default)s)")
+    train.add_argument(
+        "--folder", type=Path, help="where the parts go, in place of those of that name (default: artifacts/<profile>)"
+    )
+    train.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="train these, and take the others there")
+    train.add_argument("--restart", action="store_true", help="train anew what is finished or begun there")
+    train.add_argument("--processes", type=int, default=1, help="how many, one for each GPU (default %(default)s)")
+    train.add_argument("--cpu", action="store_true", help="leave the GPU alone")
     commands.add_parser("info", help="versions, device, profile and the weights that are there")
     return parser
 
@@ -111,6 +123,27 @@ def sample(options: argparse.Namespace) -> Path:
     return path
 
 
+def train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Train here, or start the processes that do."""
+    import torch
+
+    from course_utils.lessons.setup import choose_device
+    from course_utils.training.command import launch, started_by_a_launcher, train_course
+    from course_utils.training.loop import TrainingDiverged
+
+    device = torch.device("cpu") if options.cpu else choose_device()
+    if options.processes != 1 and not started_by_a_launcher():
+        launch(options.processes, arguments, device)
+        return
+    try:
+        train_course(
+            options.profile, device, seed=options.seed, folder=options.folder, which=options.only,
+            restart=options.restart,
+        )  # fmt: skip
+    except TrainingDiverged as error:
+        raise ValueError(str(error)) from error
+
+
 def info() -> None:
     """Print versions, device, profile and the cards of the weights that lie here."""
     import platform
@@ -136,16 +169,22 @@ def info() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser().parse_args(arguments)
     try:
         if options.command == "sample":
             sample(options)
+        elif options.command == "train":
+            train(options, arguments[1:])
         else:
             info()
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
+    except KeyboardInterrupt:
+        return 130  # what was being trained has been saved, and has said so
+    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, ChildProcessError) as error:
         if os.environ.get("COURSE_DEBUG"):
             raise
-        print(f"course_utils: {error}", file=sys.stderr)
+        speaker = f"course_utils, process {os.environ['RANK']}" if "RANK" in os.environ else "course_utils"
+        print(f"{speaker}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -3,6 +3,7 @@
 `train(model, loss, steps=…, lr=…)` asks `loss(generator)` for a scalar, steps AdamW (and Muon, if asked), keeps an
 exponential moving average of the weights, and returns a `History`. It saves its whole state now and then, so that an
 interrupted run, or one whose kernel died, goes on where it stopped and ends with the weights it would have had.
+With an `accelerator` several processes share each batch (`processes.py`) and take the steps that one would take.
 """
 
 from __future__ import annotations
@@ -15,13 +16,28 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from course_utils.training.interrupt import held_interrupts
 from course_utils.training.muon import Muon, split_parameters
+from course_utils.training.processes import (
+    anywhere,
+    check_same_start,
+    divide,
+    from_main,
+    is_main,
+    mean,
+    only_main_prints,
+    wait,
+)
 from course_utils.training.progress import progress_bar
 from course_utils.training.state import load_state, save_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Loss = Callable[[torch.Generator], Tensor]
 Preview = Callable[[int, nn.Module, list[float]], None]
@@ -138,6 +154,7 @@ def train(
     previews: int = 8,
     save_seconds: float = 30.0,
     restart: bool = False,
+    accelerator: Accelerator | None = None,
 ) -> History:
     """Train `model` in place; at the end it holds the averaged weights (with `ema=None`, the last ones).
 
@@ -153,15 +170,19 @@ def train(
         precision: "auto", "float32", "bf16", "fp16" for the forward pass.
         preview: called `previews` times with (step, averaged model in eval mode, losses so far).
         restart: ignore a saved state and begin afresh.
+        accelerator: for several processes that make this call together, with a `Recipe` as the loss. Only the main
+            one prints, previews and saves; a state saved by any number of processes is continued by any other.
 
     Raises:
         TrainingDiverged: the loss is not a finite number; what was saved before stays.
-        KeyboardInterrupt: after saving, so that the same call goes on from there.
+        KeyboardInterrupt: after the step at hand is done and saved, so that the same call goes on from there.
     """
     if steps < 1:
         raise ValueError(f"steps must be 1 or more, got {steps}")
+    if accelerator is not None:
+        loss = divide(model, loss, accelerator)
     device = next(model.parameters()).device
-    precision = best_precision(device.type) if precision == "auto" else precision
+    precision = from_main(best_precision(device.type) if precision == "auto" else precision, accelerator)
     warmup = max(1, steps // 20) if warmup is None else max(1, warmup)
     optimizers = make_optimizers(model, lr, muon_lr, betas, weight_decay, precision)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -179,36 +200,42 @@ def train(
         "ema": ema,
         "weight_decay": weight_decay,
     }
-    if path and path.exists() and not restart:
-        start = load_state(path, settings, model, average, optimizers, generator, history)
+    with only_main_prints(accelerator):
+        if path and path.exists() and not restart:
+            start = load_state(path, settings, model, average, optimizers, generator, scaler, history)
+    check_same_start(start, accelerator)
+    main = is_main(accelerator)
     every = max(1, steps // max(1, previews))
 
     def save(done: int) -> None:
-        if path:
-            save_state(path, settings, done, model, average, optimizers, generator, history)
+        if path and main:
+            save_state(path, settings, done, model, average, optimizers, generator, scaler, history)
 
     model.train()
     parameters = list(model.parameters())
     begun, saved = time.perf_counter() - history.seconds, time.perf_counter()
     done = start
-    with progress_bar(name, start, steps) as bar:
+    with only_main_prints(accelerator), held_interrupts() as interrupted, progress_bar(name, start, steps) as bar:
         try:
             for step in range(start, steps):
+                if anywhere(interrupted(), accelerator):
+                    raise KeyboardInterrupt
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(step, steps, group["initial_lr"], warmup)
                 with autocast(device.type, precision):
                     value = loss(generator)
-                current = value.item()
+                current = mean(value, accelerator)
                 if not math.isfinite(current):
                     raise TrainingDiverged(_diverged(name, step, current, history, lr, precision))
                 model.zero_grad(set_to_none=True)
                 scaler.scale(value).backward()
                 for optimizer in optimizers:
                     scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(parameters, clip_norm)
-                for optimizer in optimizers:
-                    scaler.step(optimizer)
+                norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
+                if not scaler.is_enabled() or norm.isfinite():  # fp16 overflows now and then: then no weight moves
+                    for optimizer in optimizers:
+                        scaler.step(optimizer)
                 scaler.update()
                 if ema is not None:
                     update_ema(average, model, min(ema, (1 + step) / (10 + step)))
@@ -216,7 +243,7 @@ def train(
                 history.losses.append(current)
                 history.seconds = time.perf_counter() - begun
                 bar.step(history.losses)
-                if preview and (done % every == 0 or done == steps):
+                if preview and main and (done % every == 0 or done == steps):
                     preview(done, average if ema is not None else model.eval(), history.losses)
                     model.train()
                 if path and time.perf_counter() - saved > save_seconds:
@@ -226,11 +253,12 @@ def train(
             save(done)
             where = f"{path.parent.name}/{path.name}" if path else "nowhere (no folder given)"
             bar.note(f"{name}: stopped at step {done} of {steps}, saved to {where}; the same call goes on from here.")
+            wait(accelerator)  # a process that ends early may take the one that saves with it
             raise
     if ema is not None:
         model.load_state_dict(average.state_dict())
     model.eval()
-    if path:
+    if path and main:
         path.unlink(missing_ok=True)
     return history
 

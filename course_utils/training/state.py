@@ -33,6 +33,7 @@ def save_state(
     average: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     generator: torch.Generator,
+    scaler: torch.amp.GradScaler,
     history: History,
 ) -> None:
     """Store everything that the next step depends on."""
@@ -43,7 +44,12 @@ def save_state(
             tensors |= {f"optimizer.{n}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors["generator"] = generator.get_state()
     tensors["losses"] = torch.tensor(history.losses, dtype=torch.float64)
-    metadata = {"settings": json.dumps(settings, sort_keys=True), "step": str(step), "seconds": str(history.seconds)}
+    metadata = {
+        "settings": json.dumps(settings, sort_keys=True),
+        "step": str(step),
+        "seconds": str(history.seconds),
+        "scaler": json.dumps(scaler.state_dict()),
+    }
     write_safely(path, tensors, metadata)
 
 
@@ -54,6 +60,7 @@ def load_state(
     average: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     generator: torch.Generator,
+    scaler: torch.amp.GradScaler,
     history: History,
 ) -> int:
     """Put a stored state back and return the step to go on from; 0, and a line that says why, where it does not fit."""
@@ -82,6 +89,9 @@ def load_state(
             state.setdefault(int(i), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     generator.set_state(tensors["generator"])
+    scale = json.loads(metadata.get("scaler", "{}"))
+    if scale and scaler.is_enabled():  # empty where the forward pass is not in fp16
+        scaler.load_state_dict(scale)
     history.losses = tensors["losses"].tolist()
     history.seconds = float(metadata["seconds"])
     step = int(metadata["step"])

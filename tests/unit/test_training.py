@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from course_utils.models.vae import VAE, VAEConfig
 from course_utils.training import artifacts
+from course_utils.training.interrupt import held_interrupts
 from course_utils.training.loop import History, TrainingDiverged, learning_rate, train
 from course_utils.training.muon import orthogonalise, split_parameters
 from course_utils.training.profiles import PROFILES, get_profile
@@ -65,6 +70,95 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, muon_
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b)
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_an_interrupt_waits_until_the_step_is_done(tmp_path):
+    """Ctrl-C after the batch was drawn: a state saved there and then would have lost it."""
+    expected, model = net(), net()
+    whole = train(expected, regression(expected), steps=12, lr=1e-2, muon_lr=0.02, precision="float32")
+    inner, calls = regression(model), []
+
+    def loss(generator):
+        calls.append(inner(generator))
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return calls[-1]
+
+    options = {"steps": 12, "lr": 1e-2, "muon_lr": 0.02, "folder": tmp_path, "name": "x", "precision": "float32"}
+    with pytest.raises(KeyboardInterrupt):
+        train(model, loss, **options)
+    assert len(calls) == 5 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    again = net()
+    assert train(again, regression(again), **options).losses == whole.losses
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), expected.parameters(), strict=True))
+
+
+def test_the_second_interrupt_is_not_held_back():
+    with pytest.raises(KeyboardInterrupt), held_interrupts() as interrupted:
+        assert not interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one was held back")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_in_another_thread_training_works_without_signals():
+    model, losses = net(), []
+    thread = threading.Thread(target=lambda: losses.extend(train(model, regression(model), steps=3, lr=1e-2).losses))
+    thread.start()
+    thread.join()
+    assert len(losses) == 3
+
+
+def test_no_weight_moves_in_a_step_whose_gradient_overflows():
+    """In fp16 that happens now and then; Muon must not step with what AdamW's part of the gradient has spoilt."""
+    model = net()
+    inner, seen = regression(model), []
+
+    def loss(generator):
+        seen.append([p.detach().clone() for p in model.parameters()])
+        value = inner(generator) / 1000  # small enough for the first scale, 2¹⁶
+        if len(seen) == 4:  # 0 · ∞: the gradient of one bias, which is AdamW's, is not a number
+            value = value + (0 * model[0].bias).abs().sqrt().sum()
+        return value
+
+    history = train(model, loss, steps=8, lr=1e-2, muon_lr=0.02, precision="fp16")
+    moved = [
+        any(not torch.equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in zip(seen, seen[1:], strict=False)
+    ]
+    assert moved == [True, True, True, False, True, True, True]
+    assert len(history.losses) == 8 and all(p.isfinite().all() for p in model.parameters())
+
+
+def test_the_scale_of_fp16_losses_is_resumed(tmp_path):
+    def run(folder, stop_at):
+        model, calls = net(), []
+        inner = regression(model)
+
+        def loss(generator):
+            calls.append(1)
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            value = inner(generator) / 1000
+            return value if len(calls) != 2 else value + (0 * model[0].bias).abs().sqrt().sum()
+
+        train(model, loss, steps=8, lr=1e-2, folder=folder, name="x", precision="fp16")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_at=5)
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["scaler"])["scale"] == 2.0**15  # 2¹⁶ at first, halved once
+    model = net()
+    inner, scales = regression(model), []
+
+    def loss(generator):
+        value = inner(generator) / 1000
+        value.register_hook(lambda gradient: scales.append(gradient.item()))
+        return value
+
+    train(model, loss, steps=8, lr=1e-2, folder=tmp_path, name="x", precision="fp16")
+    assert scales == [2.0**15] * 4
 
 
 def test_a_killed_run_resumes_from_its_last_save(tmp_path):
