@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from course_utils.data.captions import with_article
-from course_utils.data.scenes import ATTRIBUTES, caption, draw, random_scene
+from course_utils.data.scenes import ATTRIBUTES, OBJECTS, caption, draw, random_scene
 
 
 def to_float(pictures: Tensor) -> Tensor:
@@ -92,18 +92,22 @@ class CaptionedImages(Dataset):
                 yield self.batch(indices)
 
     @classmethod
-    def scenes(cls, n: int, seed: int = 0, split: str = "train", size: int = 64) -> CaptionedImages:
-        """n random scenes, drawn now. The same seed and split give the same scenes, whatever n."""
+    def scenes(
+        cls, n: int, seed: int = 0, split: str = "train", size: int = 64, objects: int = len(OBJECTS)
+    ) -> CaptionedImages:
+        """n random scenes, drawn now. The same seed, split and objects give the same scenes, whatever n and size.
+
+        size: side of a picture in pixels.  objects: how many there are to choose from, see `random_scene`.
+        """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}")
         generator = torch.Generator().manual_seed(seed)
-        pictures, captions, attributes = np.empty((n, size, size, 3), dtype=np.uint8), [], []
+        images, captions, attributes = torch.empty(n, 3, size, size, dtype=torch.uint8), [], []
         for i in range(n):
-            scene = random_scene(generator, split)
-            pictures[i] = draw(scene, size)
+            scene = random_scene(generator, split, objects)
+            images[i] = torch.from_numpy(draw(scene, size)).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W]
             captions.append(caption(scene, generator))
             attributes.append(scene.attributes)
-        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()  # [N, H, W, 3] -> [N, 3, H, W]
         return cls(images, captions, torch.tensor(attributes))
 
     @classmethod

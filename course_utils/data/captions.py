@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from course_utils.data.vocabulary import COLORS, OBJECTS, PLACES, value_index
+from course_utils.data.vocabulary import ALL_OBJECTS, COLORS, PLACES, value_index
 
 SIZE_WORDS: dict[str, tuple[str, ...]] = {"small": ("small", "little"), "large": ("large", "big")}
 # Followed by "of" before the background: "at the top of a red background".
@@ -61,7 +61,20 @@ def prompt_for(object: str, color: str, size: str | None = None, place: str | No
 _SIZE_OF_WORD = {word: size for size, words in SIZE_WORDS.items() for word in words}
 _PLACE_OF_WORD = {place: place for place in PLACES} | {"center": "middle", "centre": "middle"}
 _COLOR_OF_WORD = {color: color for color in COLORS} | {"grey": "gray"}
-_OBJECT_OF_WORD = {name: name for name in OBJECTS}
+_NAMES = {tuple(name.split()): name for name in ALL_OBJECTS}
+_LONGEST_NAME = max(len(words) for words in _NAMES)  # in words
+
+
+def _objects_in(words: list[str]) -> list[str]:
+    """The objects that words name, from left to right; where several names fit, the longest ("teddy bear", no bear)."""
+    found, i = [], 0
+    while i < len(words):
+        lengths = range(min(_LONGEST_NAME, len(words) - i), 0, -1)
+        n = next((n for n in lengths if tuple(words[i : i + n]) in _NAMES), 0)
+        if n:
+            found.append(_NAMES[tuple(words[i : i + n])])
+        i += max(n, 1)
+    return found
 
 
 def _the_one(found: list[str], what: str, text: str) -> str | None:
@@ -84,7 +97,7 @@ def parse_caption(text: str) -> dict[str, str]:
         and (words[i + 1 : i + 2] == ["background"] or words[max(0, i - 2) : i] == ["background", "is"])
     ]
     found = {
-        "object": [_OBJECT_OF_WORD[word] for word in words if word in _OBJECT_OF_WORD],
+        "object": _objects_in(words),
         "color": backgrounds or [_COLOR_OF_WORD[word] for word in words if word in _COLOR_OF_WORD],
         "size": [_SIZE_OF_WORD[word] for word in words if word in _SIZE_OF_WORD],
         "place": [_PLACE_OF_WORD[word] for word in words if word in _PLACE_OF_WORD],

@@ -22,6 +22,7 @@ from course_utils.data.captions import (
 )
 from course_utils.data.sprites import sprite
 from course_utils.data.vocabulary import (
+    ALL_OBJECTS,
     ATTRIBUTES,
     COLORS,
     OBJECT_GROUPS,
@@ -29,16 +30,18 @@ from course_utils.data.vocabulary import (
     PLACES,
     SIZES,
     VALUES,
+    first_objects,
     held_out_pairs,
     is_held_out_color,
     is_held_out_place,
     value_index,
+    value_name,
 )
 
 __all__ = [
-    "ATTRIBUTES", "COLORS", "OBJECTS", "OBJECT_GROUPS", "PLACES", "SIZES", "SPLITS", "VALUES", "Scene",
-    "caption", "draw", "held_out_pairs", "is_held_out", "is_held_out_color", "is_held_out_place", "parse_caption",
-    "prompt_for", "random_scene", "value_index",
+    "ALL_OBJECTS", "ATTRIBUTES", "COLORS", "OBJECTS", "OBJECT_GROUPS", "PLACES", "SIZES", "SPLITS", "VALUES", "Scene",
+    "caption", "draw", "first_objects", "held_out_pairs", "is_held_out", "is_held_out_color", "is_held_out_place",
+    "parse_caption", "prompt_for", "random_scene", "value_index", "value_name",
 ]  # fmt: skip
 
 SPLITS: tuple[str, ...] = ("train", "held_out", "all")
@@ -54,7 +57,7 @@ _SAY_PLACE = {"middle": 0.25, "left": 0.6, "right": 0.6, "top": 0.6, "bottom": 0
 class Scene:
     """What a picture shows.
 
-    object, color, size, place: values out of OBJECTS, COLORS, SIZES, PLACES.  flip: mirrored left to right.
+    object, color, size, place: values out of ALL_OBJECTS, COLORS, SIZES, PLACES.  flip: mirrored left to right.
     pixels: longer side of the object on a 64 x 64 canvas; None takes the middle of what `size` allows.
     dx, dy: the object's shift from its place, in pixels of that canvas, to the right and down.
     Raises ValueError for values that do not exist, or a side that does not fit `size`.
@@ -102,16 +105,18 @@ def _choices(name: str, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 @cache
-def _held_out_list() -> list[tuple[str, str | None, str | None]]:
-    colors, places = held_out_pairs()
+def _held_out_list(objects: int) -> list[tuple[str, str | None, str | None]]:
+    colors, places = held_out_pairs(objects)
     return [(name, color, None) for name, color in colors] + [(name, None, place) for name, place in places]
 
 
-def random_scene(generator: torch.Generator, split: str = "train") -> Scene:
+def random_scene(generator: torch.Generator, split: str = "train", objects: int = len(OBJECTS)) -> Scene:
     """A scene at random: "train" has no held-out pair, "held_out" at least one, "all" takes what comes.
 
-    The middle is twice as common as each other place. Raises ValueError for another split.
+    objects: how many there are to choose from, the first of ALL_OBJECTS; by default the course's 64.
+    The middle is twice as common as each other place. Raises ValueError for another split or an impossible `objects`.
     """
+    names = first_objects(objects)
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     u = iter(torch.rand(8, generator=generator, device=generator.device).tolist())
@@ -119,7 +124,7 @@ def random_scene(generator: torch.Generator, split: str = "train") -> Scene:
     def pick(choices):
         return choices[int(next(u) * len(choices))]
 
-    name, color, place = pick(_held_out_list()) if split == "held_out" else (pick(OBJECTS), None, None)
+    name, color, place = pick(_held_out_list(objects)) if split == "held_out" else (pick(names), None, None)
     colors, places = _choices(name, split)
     color, place = pick((color,) if color else colors), pick((place,) if place else places)
     size = pick(SIZES)

@@ -7,12 +7,13 @@ features measure how far one set of pictures is from another (`metrics.frechet_d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.data.scenes import ATTRIBUTES, VALUES
+from course_utils.data.scenes import ATTRIBUTES, VALUES, first_objects
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class JudgeConfig:
                 f"the judge takes 4 channels and {len(ATTRIBUTES)} classes ({', '.join(ATTRIBUTES)}), "
                 f"got {self.channels} and {self.classes}"
             )
+
+    @classmethod
+    def for_objects(cls, objects: int, **sizes: Any) -> JudgeConfig:
+        """For the first `objects` of ALL_OBJECTS: `JudgeConfig.for_objects(200, image_size=96)`."""
+        return cls(classes=(len(first_objects(objects)), *cls.classes[1:]), **sizes)
 
 
 def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:

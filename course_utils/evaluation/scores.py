@@ -15,12 +15,13 @@ from course_utils.data.scenes import (
     ATTRIBUTES,
     COLORS,
     OBJECTS,
-    VALUES,
+    first_objects,
     held_out_pairs,
     is_held_out_color,
     parse_caption,
     prompt_for,
     random_scene,
+    value_name,
 )
 from course_utils.evaluation.judge import Judge
 from course_utils.evaluation.metrics import frechet_distance, prompt_accuracy
@@ -40,22 +41,26 @@ def prompts_of(attributes: Tensor, named: Sequence[str] = ATTRIBUTES) -> list[st
         raise ValueError(f"named must hold object and color, maybe size and place, got {tuple(named)}")
     prompts = []
     for row in attributes.tolist():
-        values = {name: VALUES[name][i] for name, i in zip(ATTRIBUTES, row, strict=True) if name in named}
+        values = {name: value_name(name, i) for name, i in zip(ATTRIBUTES, row, strict=True) if name in named}
         prompts.append(prompt_for(**values))
     return prompts
 
 
 def make_prompts(
-    n: int, generator: torch.Generator, split: str = "seen", named: Sequence[str] = ("object", "color")
+    n: int,
+    generator: torch.Generator,
+    split: str = "seen",
+    named: Sequence[str] = ("object", "color"),
+    objects: int = len(OBJECTS),
 ) -> list[str]:
     """n prompts at random, whose combinations training has "seen", or that were "held_out" of all of it.
 
     With `named` object and color, the pair is a held-out one, or not. With all four attributes a held-out prompt has
     a held-out (object, color) or (object, place) pair, a seen one has neither. Pairs come in turn, in a shuffled order,
-    so that each is asked about equally often.
+    so that each is asked about equally often. `objects`: the prompts are about the first so many of ALL_OBJECTS.
 
     Raises:
-        ValueError: another split, n below 1, or `named` as for `prompts_of`.
+        ValueError: another split, n below 1, impossible `objects`, or `named` as for `prompts_of`.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
@@ -63,10 +68,10 @@ def make_prompts(
         raise ValueError(f"n must be 1 or more, got {n}")
     prompts_of(torch.zeros(0, len(ATTRIBUTES)), named)  # refuses a bad `named` first
     if set(named) != {"object", "color"}:
-        scenes = [random_scene(generator, "train" if split == "seen" else "held_out") for _ in range(n)]
+        scenes = [random_scene(generator, "train" if split == "seen" else "held_out", objects) for _ in range(n)]
         return prompts_of(torch.tensor([scene.attributes for scene in scenes]), named)
-    held_out = held_out_pairs()[0]
-    seen = [(name, color) for name in OBJECTS for color in COLORS if not is_held_out_color(name, color)]
+    held_out = held_out_pairs(objects)[0]
+    seen = [(name, color) for name in first_objects(objects) for color in COLORS if not is_held_out_color(name, color)]
     pairs = seen if split == "seen" else held_out
     order = torch.randperm(len(pairs), generator=generator).tolist()
     return [prompt_for(*pairs[order[i % len(pairs)]]) for i in range(n)]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.data.batches import CaptionedImages, to_float
-from course_utils.data.scenes import ATTRIBUTES, COLORS, OBJECTS, draw, is_held_out_color, random_scene
+from course_utils.data.scenes import ATTRIBUTES, COLORS, OBJECTS, PLACES, draw, is_held_out_color, random_scene
 from course_utils.evaluation.judge import Judge, JudgeConfig, degrade, judge_loss, recombine
 from course_utils.training.loop import train
 
@@ -50,6 +50,38 @@ def test_config_is_frozen_and_checked():
     with pytest.raises(ValueError, match=r"wants pictures \[B, 3, 64, 64\], got \[1, 3, 32, 32\]"):
         Judge()(torch.zeros(1, 3, 32, 32))
     assert Judge(JudgeConfig(image_size=32))(torch.zeros(1, 3, 32, 32))["place"].shape == (1, 5)
+
+
+def test_a_judge_for_more_objects_and_larger_pictures():
+    assert JudgeConfig.for_objects(64) == JudgeConfig()
+    config = JudgeConfig.for_objects(200, image_size=96, channels=(8, 16, 24, 32))
+    assert config.classes == (200, 8, 2, 5) and config.image_size == 96
+    many = CaptionedImages.scenes(16, seed=3, size=96, objects=200)
+    assert many.attributes[:, 0].max() >= 64
+    torch.manual_seed(0)
+    judge = Judge(config)
+    images, _, attributes = many.batch(range(16))
+    assert judge(images)["object"].shape == (16, 200) and judge.predict(images).shape == (16, 4)
+    loss = judge_loss(judge, images, attributes, generator())
+    assert loss.item() < 2 * sum(math.log(n) for n in config.classes)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in judge.parameters())
+    with pytest.raises(ValueError, match="objects must lie in 1 ... 1000, not 5000"):
+        JudgeConfig.for_objects(5000)
+
+
+@pytest.mark.parametrize("size", [96, 128])
+def test_recombining_moves_larger_scenes_to_where_they_should_be(size):
+    scenes = CaptionedImages.scenes(48, seed=2, size=size)
+    images, attributes = recombine(to_float(scenes.images), scenes.attributes)
+    background = torch.tensor(list(COLORS.values()))[attributes[:, 1]].float() / 127.5 - 1
+    assert torch.allclose(images[:, :, 0, 0], background, atol=1e-2)
+    shown = (images - images[:, :, :1, :1]).abs().amax(dim=1) > 0.1  # [B, H, W]
+    for mask, (_, _, _, place) in zip(shown, attributes.tolist(), strict=True):
+        rows, columns = (mask.any(dim=d).nonzero().flatten() for d in (1, 0))
+        y, x = (float(r.min() + r.max() + 1) / 2 / size - 0.5 for r in (rows, columns))
+        off = {"middle": -max(abs(x), abs(y)), "left": -x, "right": x, "top": -y, "bottom": y}[PLACES[place]]
+        assert off > (-0.08 if PLACES[place] == "middle" else 0.08), (PLACES[place], x, y)
 
 
 def test_loss_is_the_sum_of_cross_entropies(judge, scenes):

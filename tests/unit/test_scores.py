@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from course_utils.data.batches import CaptionedImages, to_float
-from course_utils.data.scenes import ATTRIBUTES, Scene, draw, held_out_pairs, is_held_out, parse_caption
+from course_utils.data.scenes import ALL_OBJECTS, ATTRIBUTES, Scene, draw, held_out_pairs, is_held_out, parse_caption
 from course_utils.evaluation import scores
 from course_utils.evaluation.judge import Judge
 from course_utils.evaluation.metrics import wanted_attributes
@@ -30,6 +30,17 @@ def painter(prompts, generator):
     return pictures / 128
 
 
+class WideOracle(Judge):
+    """As Oracle, for indices up to 999: in units of 1/1000."""
+
+    def predict(self, x, batch_size=256):
+        return (x[:, 0, 0, :4] * 1000).round().long()
+
+
+def wide_painter(prompts, generator):
+    return painter(prompts, generator) * 128 / 1000
+
+
 def test_prompts_name_what_they_should_and_keep_to_their_split():
     colors, _ = held_out_pairs()
     for split in scores.SPLITS:
@@ -41,6 +52,25 @@ def test_prompts_name_what_they_should_and_keep_to_their_split():
     for split in scores.SPLITS:
         named = [parse_caption(p) for p in scores.make_prompts(40, generator(), split, ATTRIBUTES)]
         assert all(is_held_out(Scene(**n)) == (split == "held_out") for n in named)
+
+
+@pytest.mark.parametrize("objects", [200, 1000])
+def test_prompts_about_more_objects(objects):
+    held_out = set(held_out_pairs(objects)[0])
+    for split in scores.SPLITS:
+        prompts = scores.make_prompts(300, generator(), split, objects=objects)
+        pairs = [tuple(parse_caption(p).values()) for p in prompts]
+        assert len(set(pairs)) == min(300, len(held_out) if split == "held_out" else 300)
+        assert all((pair in held_out) == (split == "held_out") for pair in pairs)
+        known = ALL_OBJECTS[:objects]
+        assert {name for name, _ in pairs} <= set(known) and any(name in known[64:] for name, _ in pairs)
+        named = [parse_caption(p) for p in scores.make_prompts(60, generator(), split, ATTRIBUTES, objects)]
+        assert all(is_held_out(Scene(**n)) == (split == "held_out") for n in named)
+        assert any(n["object"] in known[64:] for n in named)
+    prompts = scores.make_prompts(20, generator(), "held_out", objects=objects)
+    assert scores.score_prompts(wide_painter, WideOracle(), prompts, generator())["object_and_color"] == 1
+    with pytest.raises(ValueError, match="objects must lie in"):
+        scores.make_prompts(3, generator(), objects=1001)
 
 
 def test_prompts_of_scenes():

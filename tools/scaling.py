@@ -1,0 +1,312 @@
+"""What more objects and more pixels cost, and what comes of the same budget: a table and a plot from real runs.
+
+    python tools/scaling.py                        64, 200 and 1,000 objects; 96 and 128 pixels (hours on two cores)
+    python tools/scaling.py --only 200-objects     one setting; --help names them
+    python tools/scaling.py --publish              no training: table and plot of what is there into docs/
+
+Each setting runs in a process of its own, so that its peak memory is its own, and writes down each stage as it ends:
+the same command goes on where a killed one stopped. Results go to artifacts/<profile>/scaling/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
+from course_utils.evaluation.judge import Judge, JudgeConfig, judge_loss  # noqa: E402
+from course_utils.evaluation.metrics import psnr  # noqa: E402
+from course_utils.evaluation.scores import draw_for_prompts, make_prompts, prompts_of, score_pictures  # noqa: E402
+from course_utils.models.vae import VAE, VAEConfig  # noqa: E402
+from course_utils.training.artifacts import artifacts_folder, load_model, save_artifact, write_card  # noqa: E402
+from course_utils.training.loop import train  # noqa: E402
+from course_utils.training.parts import Parts, train_parts  # noqa: E402
+from course_utils.training.profiles import PROFILES, Profile, get_profile  # noqa: E402
+from course_utils.training.recipes import resized, train_recipe, unet_recipe  # noqa: E402
+
+GUIDANCE = 3.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    vocab_size: of the tokenizer, so that each word of the objects' names is one token and a caption has 16 at most.
+    judge_times: the judge is the ruler, no part of what is compared: it is trained this many times as long.
+    vae_of: the setting whose VAE is taken, for one of 1,000 objects serves fewer of the same size; "" trains its own.
+    """
+
+    name: str
+    objects: int = 64
+    size: int = 64
+    vocab_size: int = 1024
+    judge_times: int = 1
+    vae_of: str = ""
+
+
+OWNER = "1000-objects"
+SETTINGS: dict[str, Setting] = {
+    s.name: s
+    for s in (
+        Setting("64-objects", vae_of=OWNER),
+        Setting("200-objects", objects=200, vocab_size=2048, judge_times=2, vae_of=OWNER),
+        Setting(OWNER, objects=1000, vocab_size=4096, judge_times=4),
+        Setting("96-pixels", size=96),
+        Setting("128-pixels", size=128),
+    )
+}
+
+
+def peak_memory() -> float | None:
+    """The most memory this process has held so far, in GB; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class Run:
+    """One setting: its profile, its folder, its scenes, and what has been written down of it."""
+
+    def __init__(self, setting: Setting, profile: Profile, root: Path, device: str, options: dict[str, Any]) -> None:
+        self.setting, self.root, self.device = setting, root, device
+        self.folder, self.path = root / setting.name, root / f"{setting.name}.json"
+        text = replace(profile.clip.text, vocab_size=setting.vocab_size)
+        profile = replace(profile, vocab_size=setting.vocab_size, clip=replace(profile.clip, text=text))
+        self.profile = resized(profile, setting.size)
+        self.results: dict[str, Any] = {
+            "setting": dataclasses.asdict(setting),
+            "options": options,
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if device == "cuda" else device,
+            "stages": {},
+        }
+        if self.path.exists():
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            for key in ("setting", "options"):
+                if stored[key] != self.results[key]:
+                    sys.exit(
+                        f"{self.path} was made with {key} {stored[key]}, not {self.results[key]}: "
+                        "ask for the same, or remove the folder that it lies in"
+                    )
+            self.results = stored
+
+    @cached_property
+    def data(self) -> CaptionedImages:
+        print(f"{self.setting.name}: drawing {self.profile.scenes:,} scenes", flush=True)
+        return self.scenes(self.profile.scenes, seed=0)
+
+    def scenes(self, n: int, seed: int, split: str = "train") -> CaptionedImages:
+        return CaptionedImages.scenes(n, seed, split, self.setting.size, self.setting.objects)
+
+    def stage(self, name: str, work: Callable[[Run], dict[str, Any]]) -> None:
+        """Do a stage unless it is done, and write down what it says, the seconds it took and the peak memory so far."""
+        stages = self.results["stages"]
+        if name in stages:
+            return
+        begun = time.perf_counter()
+        stages[name] = {**work(self), "stage_seconds": round(time.perf_counter() - begun, 1)}
+        self.results["peak_gb"] = max(self.results.get("peak_gb") or 0, peak_memory() or 0) or None
+        if self.device == "cuda":
+            gpu = torch.cuda.max_memory_allocated() / 1e9
+            self.results["peak_gpu_gb"] = max(self.results.get("peak_gpu_gb", 0), gpu)
+        write_card(self.path, self.results)
+
+    def with_unet_steps(self, steps: int) -> None:
+        self.profile = replace(self.profile, unet_budget=replace(self.profile.unet_budget, steps=steps))
+
+
+# --- the stages, in order -----------------------------------------------------------------------------------
+
+
+def plan(run: Run) -> dict[str, Any]:
+    """How many steps the U-Net gets: the profile's, or as many as fit into the minutes asked for."""
+    budget, minutes = run.profile.unet_budget, run.results["options"]["unet_minutes"]
+    if minutes is None:
+        return {"unet_steps": budget.steps}
+    config, side = run.profile.unet, run.setting.size // run.profile.vae.factor
+    latents = torch.zeros(256, config.latent_channels, side, side)
+    states = torch.zeros(1, run.profile.clip.text.max_length, config.context_width)
+    trial = replace(run.profile, unet_budget=replace(budget, steps=8))
+    recipe = unet_recipe(trial, latents, states, torch.zeros(256, dtype=torch.int64), states, device=run.device)
+    return {"unet_steps": max(1, round(60 * minutes * train_recipe(recipe).steps_per_second))}
+
+
+def judge(run: Run) -> dict[str, Any]:
+    """Train the judge of this setting, and ask it about real pictures that it has not seen."""
+    budget = run.profile.judge_budget
+    torch.manual_seed(0)
+    network = Judge(JudgeConfig.for_objects(run.setting.objects, image_size=run.setting.size)).to(run.device)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(run.data), (budget.batch_size,), generator=generator)
+        pictures, _, attributes = run.data.batch(chosen)
+        return judge_loss(network, pictures.to(run.device), attributes.to(run.device), generator)
+
+    history = train(
+        network, loss, steps=budget.steps * run.setting.judge_times, lr=budget.lr, muon_lr=budget.muon_lr,
+        name="judge", folder=run.folder / "training",
+    )  # fmt: skip
+    facts: dict[str, Any] = {"steps": len(history.losses), "seconds": round(history.seconds, 1)}
+    for name, (split, seed) in REAL.items():
+        real = run.scenes(run.profile.evaluation_pictures, seed, split)
+        right = score_pictures(network, to_float(real.images), prompts_of(real.attributes))
+        facts |= {f"{key}_{name}": right[key] for key in ("object_and_color", "all_named")}
+    save_artifact("judge", network, folder=run.folder, **facts)
+    return facts
+
+
+def part(name: str) -> Callable[[Run], dict[str, Any]]:
+    """The stage that trains the VAE, CLIP or the U-Net."""
+
+    def work(run: Run) -> dict[str, Any]:
+        if name == "vae" and run.setting.vae_of:
+            steps = json.loads((run.root / f"{run.setting.vae_of}.json").read_text(encoding="utf-8"))["stages"]["vae"]
+            return {**steps, "psnr": vae_psnr(run, shared_vae(run)), "taken_from": run.setting.vae_of}
+        given = Parts(vae=shared_vae(run)) if name == "unet" and run.setting.vae_of else None
+        parts = train_parts(run.profile, run.data, folder=run.folder, which=(name,), given=given, device=run.device)
+        steps = getattr(run.profile, f"{name}_budget").steps
+        facts = {"steps": steps, "seconds": parts.seconds[name], "loss": parts.metrics[name]["loss"]}
+        return {**facts, "psnr": vae_psnr(run, parts.vae)} if name == "vae" else facts
+
+    return work
+
+
+def shared_vae(run: Run) -> VAE:
+    return load_model(VAE, VAEConfig, "vae", run.root / run.setting.vae_of).to(run.device)
+
+
+@torch.no_grad()
+def vae_psnr(run: Run, vae: VAE) -> float:
+    """Mean PSNR in dB of copies of scenes that nobody has trained on."""
+    x = to_float(run.scenes(run.profile.test_scenes, 1, "held_out").images)
+    copies = [vae.from_latents(vae.to_latents(chunk.to(run.device))).clamp(-1, 1).cpu() for chunk in x.split(64)]
+    return psnr(x, torch.cat(copies)).mean().item()
+
+
+REAL = {"seen": ("train", 11), "held_out": ("held_out", 13)}  # (split, seed) of real pictures, and of their prompts
+
+
+def scores(run: Run) -> dict[str, Any]:
+    """Draw for prompts that name object and colour, and for prompts that name all four; let the judge look."""
+    # All that lies there trained is only loaded by this.
+    parts = train_parts(run.profile, run.data, folder=run.folder, which=("unet",), device=run.device)
+    pipe, network = parts.pipeline(run.setting.size), load_model(Judge, JudgeConfig, "judge", run.folder).to(run.device)
+    n, facts = run.profile.evaluation_pictures, {}
+    with tqdm(total=4 * n, desc=f"{run.setting.name}: drawing for prompts", file=sys.stdout, unit="picture") as bar:
+
+        def paint(prompts: list[str], generator: torch.Generator) -> Tensor:
+            bar.update(len(prompts))
+            return pipe(prompts, None, run.profile.sampling_steps, GUIDANCE, generator).pictures
+
+        for i, (name, (split, seed)) in enumerate(REAL.items()):
+            pairs = make_prompts(n, torch.Generator().manual_seed(100 + i), name, objects=run.setting.objects)
+            whole = prompts_of(run.scenes(n, seed, split).attributes)
+            for key, prompts in (("object_and_color", pairs), ("all_named", whole)):
+                pictures = draw_for_prompts(paint, prompts, torch.Generator().manual_seed(200 + i))
+                facts[f"{key}_{name}"] = score_pictures(network, pictures, prompts)[key]
+    return {**facts, "prompts": n}
+
+
+STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "vae": part("vae"),
+    "judge": judge,
+    "plan": plan,
+    "clip": part("clip"),
+    "unet": part("unet"),
+    "scores": scores,
+}
+
+
+def run_setting(run: Run, last_stage: str = "scores") -> dict[str, Any]:
+    """All stages of a setting up to `last_stage`, but those done before; the results as they are in its JSON file."""
+    warnings.filterwarnings("ignore", message="never seen in training")  # short runs have not seen every word
+    for name, work in STAGES.items():
+        run.stage(name, work)
+        if name == "plan":
+            run.with_unet_steps(run.results["stages"]["plan"]["unet_steps"])
+        if name == last_stage:
+            break
+    return run.results
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def scaled(profile: Profile, fraction: float, scenes: int | None) -> Profile:
+    """The profile with that fraction of every budget's steps, and another number of training scenes if one is given."""
+    old = {name: getattr(profile, name) for name in ("vae_budget", "clip_budget", "unet_budget", "judge_budget")}
+    new = {name: replace(budget, steps=max(1, round(fraction * budget.steps))) for name, budget in old.items()}
+    return replace(profile, scenes=scenes or profile.scenes, **new)
+
+
+def jobs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """(setting, last stage) in the order to run: a VAE that others take comes first."""
+    owners = dict.fromkeys(SETTINGS[name].vae_of for name in names if SETTINGS[name].vae_of)
+    return [(owner, "vae") for owner in owners] + [(name, "scores") for name in names]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", choices=PROFILES, default=get_profile().name)
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, metavar="SETTING", help=", ".join(SETTINGS))
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the profile's steps, for every network")
+    parser.add_argument("--unet-minutes", type=float, help="give every U-Net this long, instead of as many steps")
+    parser.add_argument("--scenes", type=int, help="training scenes, instead of the profile's")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--publish", action="store_true", help="train nothing; write table and plot into docs/")
+    parser.add_argument("--worker", nargs=2, metavar=("SETTING", "STAGE"), help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    args = parse(arguments)
+    root = artifacts_folder(args.profile) / "scaling"
+    options = {"profile": args.profile, **{k: getattr(args, k) for k in ("fraction", "unet_minutes", "scenes")}}
+    if args.worker:
+        profile = scaled(PROFILES[args.profile], args.fraction, args.scenes)
+        try:
+            run_setting(Run(SETTINGS[args.worker[0]], profile, root, args.device, options), args.worker[1])
+        except KeyboardInterrupt:  # what was trained so far is saved
+            return 130
+        return 0
+    if not args.publish:
+        for name, stage in jobs(args.only or list(SETTINGS)):
+            command = [sys.executable, __file__, *arguments, "--worker", name, stage]
+            process = subprocess.Popen(command, env={**os.environ, "COURSE_PROFILE": args.profile})
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:  # the worker has got it too, and saves before it ends
+                code = process.wait() or 130
+            if code:
+                print(f"{name}: stopped; what is done is kept, and the same command goes on from there")
+                return code
+    from scaling_report import write_report  # matplotlib is of no use while networks train, and takes memory
+
+    done = [json.loads(p.read_text(encoding="utf-8")) for name in SETTINGS if (p := root / f"{name}.json").exists()]
+    return write_report([r for r in done if "scores" in r["stages"]], root, ROOT / "docs" if args.publish else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

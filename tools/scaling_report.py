@@ -1,0 +1,127 @@
+"""The results of tools/scaling.py as Markdown tables and a plot, in artifacts/ and, if asked, in docs/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import LogLocator  # noqa: E402
+
+START, END = "<!-- scaling -->", "<!-- /scaling -->"
+PICTURE = (
+    "![Left: share of prompts drawn right against the number of objects. "
+    "Right: time of a training step against the side of a picture.](scaling.png)"
+)
+Results = list[dict[str, Any]]  # what scaling.py wrote for each setting
+PARTS = {"vae": ("VAE", "#2a6f97"), "clip": ("CLIP", "#66a182"), "unet": ("U-Net", "#d1495b")}
+
+
+def seconds_a_step(result: dict[str, Any], part: str) -> float:
+    return result["stages"][part]["seconds"] / result["stages"][part]["steps"]
+
+
+def label(result: dict[str, Any]) -> str:
+    setting = result["setting"]
+    return f"{setting['objects']:,} objects, {setting['size']} pixels"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def tables(results: Results) -> str:
+    """What each setting cost, what came of it, and the conditions under which that holds."""
+    cost, quality = [], []
+    for r in results:
+        stages, s = r["stages"], r["stages"]["scores"]
+        memory = "not known" if r.get("peak_gb") is None else f"{r['peak_gb']:.1f}"
+        if "peak_gpu_gb" in r:
+            memory += f" + {r['peak_gpu_gb']:.1f} on the GPU"
+        mark = " *" if r["setting"]["vae_of"] else ""
+        cost.append([
+            label(r), f"{r['setting']['vocab_size']:,}",
+            *(f"{seconds_a_step(r, part):.3f}{mark if part == 'vae' else ''}" for part in PARTS),
+            f"{stages['unet']['steps']:,}", f"{stages['unet']['seconds'] / 60:.1f}", memory,
+        ])  # fmt: skip
+        shares = [s[f"{key}_{split}"] for key in ("object_and_color", "all_named") for split in ("seen", "held_out")]
+        shares += [stages["judge"][f"all_named_{split}"] for split in ("seen", "held_out")]
+        quality.append([label(r), f"{stages['vae']['psnr']:.1f}", *(f"{100 * share:.1f} %" for share in shares)])
+    options, stages = results[0]["options"], results[0]["stages"]
+    budget = "the same number of steps" if options["unet_minutes"] is None else f"{options['unet_minutes']:g} minutes"
+    notes = (
+        f"Profile `{options['profile']}`, {100 * options['fraction']:g} % of its steps, {budget} for every U-Net; "
+        f"{results[0]['device']}, {results[0]['threads']} threads; {stages['scores']['prompts']:,} prompts a share."
+    )
+    if any(r["setting"]["vae_of"] for r in results):
+        notes += (
+            " \\* Taken from the row of 1,000 objects: the rows of 64 pixels share its VAE, and the peak memory of the "
+            "other two does not include training one."
+        )
+    header = ["scenes", "vocabulary", *(f"{name}, s a step" for name, _ in PARTS.values())]
+    header += ["U-Net steps", "U-Net minutes", "peak memory, GB"]
+    right = ["object and colour, seen", "held out", "all four, seen", "held out", "judge on real, seen", "held out"]
+    parts = [markdown(header, cost), markdown(["scenes", "VAE PSNR, dB", *right], quality), notes]
+    return "\n\n".join(parts)
+
+
+def plot(results: Results) -> Figure:
+    """Accuracy against the number of objects, and seconds a step against the side of a picture."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    by_objects = sorted((r for r in results if r["setting"]["size"] == 64), key=lambda r: r["setting"]["objects"])
+    by_size = sorted((r for r in results if r["setting"]["objects"] == 64), key=lambda r: r["setting"]["size"])
+    objects, sizes = ([r["setting"][key] for r in rs] for key, rs in (("objects", by_objects), ("size", by_size)))
+    for key, name, color in (("object_and_color", "object, colour", "#2a6f97"), ("all_named", "all four", "#d1495b")):
+        for split, style, title in (("seen", "o-", "seen"), ("held_out", "s--", "held out")):
+            shares = [100 * r["stages"]["scores"][f"{key}_{split}"] for r in by_objects]
+            left.plot(objects, shares, style, ms=5, color=color, label=f"{name}, {title}")
+    left.set(xscale="log", xlabel="objects in the vocabulary", ylabel="prompts drawn right (%)", ylim=(-3, 103))
+    left.set_xticks(objects, [f"{n:,}" for n in objects])
+    for part, (name, color) in PARTS.items():
+        right.plot(sizes, [seconds_a_step(r, part) for r in by_size], "o-", ms=5, color=color, label=name)
+    right.set(yscale="log", xlabel="side of a picture (pixels)", ylabel="time of a training step (s)")
+    right.set_xticks(sizes, [str(n) for n in sizes])
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter("{x:g}")
+    for axis in (left, right):
+        axis.minorticks_off()
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8)
+    left.set_title("the same budget, more objects", fontsize=10)
+    right.set_title("the same networks, more pixels", fontsize=10)
+    return figure
+
+
+def fill(document: Path, text: str) -> None:
+    """Put a text between the markers of a document. Raises ValueError if it lacks them."""
+    whole = document.read_text(encoding="utf-8")
+    if whole.count(START) != 1 or whole.count(END) != 1:
+        raise ValueError(f"{document.name} needs the lines {START} and {END} once each, around the tables")
+    before, rest = whole.split(START)
+    document.write_text(f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def write_report(results: Results, root: Path, docs: Path | None = None) -> int:
+    """Write scaling.md and scaling.png into `root`, and into `docs` if given. Returns an exit status."""
+    if not results:
+        print(f"no setting is finished in {root}; run tools/scaling.py without --publish first")
+        return 1
+    if any(r["options"] != results[0]["options"] for r in results):
+        made = "; ".join(f"{label(r)}: {r['options']}" for r in results)
+        print(f"the settings in {root} were trained with different options and cannot share a table ({made})")
+        return 1
+    text = tables(results)
+    (root / "scaling.md").write_text(text + "\n", encoding="utf-8")
+    figure = plot(results)
+    for folder in (root, docs) if docs else (root,):
+        figure.savefig(folder / "scaling.png", dpi=130)
+    plt.close(figure)
+    if docs:
+        fill(docs / "scaling.md", f"{text}\n\n{PICTURE}")
+    print(f"{text}\n\nwritten to {docs or root}: scaling.md, scaling.png")
+    return 0
