@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import learning_curve
 import pytest
 import quality
 import torch
 
 from course_utils.data.scenes import Scene, draw, parse_caption
+from course_utils.models.clip import CLIPTextConfig
+from course_utils.models.unet import UNetConfig
+from course_utils.models.vae import VAEConfig
 from course_utils.training.artifacts import checkpoints_folder
+from course_utils.training.profiles import PROFILES, Budget
 
 
 @pytest.fixture
@@ -73,3 +79,38 @@ def test_quality_scores_real_pictures_of_the_right_things_as_right() -> None:
     assert row["object_and_color_seen"] > 0.9 and row["all_named_held_out"] > 0.9
     assert row["diversity"] == 0
     assert bench.frechet(quality.CHOSEN)["frechet"] < 3 * bench.floor
+
+
+def test_learning_curve_trains_scores_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = Budget(4, 4, 1e-3, 0.02)
+    tiny = replace(
+        PROFILES["smoke"],
+        scenes=64,
+        vae=VAEConfig((8, 8, 8, 8), norm_groups=4),
+        vae_budget=budget,
+        clip=replace(PROFILES["smoke"].clip, text=CLIPTextConfig(1024, 16, 16, 1, 2)),
+        clip_budget=budget,
+        unet=UNetConfig((8, 16), heads=2, context_width=16, norm_groups=4),
+        unet_budget=budget,
+        sampling_steps=2,
+    )
+    monkeypatch.setitem(PROFILES, "smoke", tiny)
+    monkeypatch.setattr(learning_curve, "POINTS", 2)
+    arguments = ["--profile", "smoke", "--pictures", "4", "--output", str(tmp_path)]
+    assert learning_curve.main(arguments) == 0
+    found = json.loads((tmp_path / "learning_curve.json").read_text())
+    assert set(found["seconds"]) == {"scenes", "vae", "clip", "unet"}
+    assert [s["step"] for s in found["snapshots"]] == [2, 4]
+    assert 0 < found["snapshots"][0]["seconds"] < found["snapshots"][1]["seconds"] < found["seconds"]["unet"]
+    assert found["points"]["4"]["frechet"] > 0 and 5 < found["vae_psnr"] < 30
+    assert (tmp_path / "learning_curve.png").exists()
+    assert capsys.readouterr().out.count("| 0.") >= 2
+
+    del found["points"]["2"]  # only what is missing is measured, and nothing is trained again
+    (tmp_path / "learning_curve.json").write_text(json.dumps(found))
+    assert learning_curve.main(arguments) == 0
+    again = json.loads((tmp_path / "learning_curve.json").read_text())
+    assert again["seconds"] == found["seconds"] and again["snapshots"] == found["snapshots"]
+    assert set(again["points"]) == {"2", "4"}
