@@ -1,0 +1,76 @@
+"""tools/harder_scenes.py, all stages, with networks so small that each trains in a second."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import harder_scenes
+import pytest
+from safetensors.torch import load_file
+
+from course_utils.data.descriptions import TASKS, parse_description
+from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from course_utils.models.unet import UNetConfig
+from course_utils.models.vae import VAEConfig
+from course_utils.training.profiles import PROFILES, Budget
+
+TINY = replace(
+    PROFILES["smoke"],
+    scenes=300,
+    vae=VAEConfig((8, 8, 8, 8), norm_groups=4),
+    clip=CLIPConfig(
+        text=CLIPTextConfig(vocab_size=1024, max_length=16, width=16, layers=1, heads=2),
+        vision=CLIPVisionConfig(image_size=64, patch_size=32, width=16, layers=1, heads=2),
+        embed_dim=16,
+    ),
+    unet=UNetConfig(channels=(8, 16), attention=(False, True), heads=2, context_width=16, norm_groups=4),
+    sampling_steps=2,
+    **{f"{part}_budget": Budget(2, 8, 1e-3, 0.02) for part in ("vae", "clip", "unet", "judge")},
+)
+
+
+def test_all_stages_and_going_on(tmp_path, monkeypatch, capsys):
+    settings = harder_scenes.Settings(TINY, tmp_path, count=3, seed=0, guidance_scale=3.0)
+    harder_scenes.run(settings)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert set(scores["scores"]["seen"]) == {*TASKS, "overall"}
+    assert set(scores["scores"]["held_out"]) == {*TASKS, "overall"} - {"single"}
+    assert scores["pictures"] == 3 and set(scores["seconds"]) == {"detector", "vae", "clip", "unet"}
+    verdicts = json.loads((tmp_path / "verdicts.json").read_text())["verdicts"]
+    assert len(verdicts) == 33 and all(parse_description(v["prompt"]).task == v["task"] for v in verdicts)
+    drawn = load_file(tmp_path / "pictures" / "position_held_out.safetensors")["pictures"]
+    assert drawn.shape == (3, 3, 64, 64)
+    for name in ("samples.png", "attention.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+        (tmp_path / name).unlink()
+
+    def never(*arguments, **options):
+        raise AssertionError("what was finished is made again")
+
+    monkeypatch.setattr(harder_scenes, "train", never)
+    monkeypatch.setattr(harder_scenes, "draw_for_prompts", never)
+    capsys.readouterr()
+    harder_scenes.run(settings)
+    assert "| two objects |" in capsys.readouterr().out and (tmp_path / "samples.png").exists()
+    assert json.loads((tmp_path / "scores.json").read_text()) == scores
+    with pytest.raises(AssertionError, match="made again"):  # other guidance, other pictures
+        harder_scenes.run(settings._replace(guidance_scale=1.0))
+
+
+def test_the_table_goes_between_its_marks(tmp_path):
+    folder, docs = tmp_path / "run", tmp_path / "docs"
+    folder.mkdir(), docs.mkdir()
+    for name in ("samples.png", "attention.png"):
+        (folder / name).write_bytes(b"png")
+    (folder / "scores.md").write_text("| new |\n")
+    page = docs / "harder_scenes.md"
+    page.write_text("before\n<!-- scores -->\n| old |\n<!-- /scores -->\nafter\n")
+    harder_scenes.publish(folder, docs)
+    harder_scenes.publish(folder, docs)
+    assert page.read_text() == "before\n<!-- scores -->\n| new |\n<!-- /scores -->\nafter\n"
+    assert (docs / "harder_samples.png").exists() and (docs / "harder_attention.png").exists()
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="lacks the lines <!-- scores -->"):
+        harder_scenes.publish(folder, docs)
+    assert all(mark in (harder_scenes.ROOT / "docs" / "harder_scenes.md").read_text() for mark in harder_scenes.MARKS)

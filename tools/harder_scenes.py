@@ -1,0 +1,228 @@
+"""Harder scenes: two objects, numbers, places beside one another and sizes, trained on and scored as GenEval does.
+
+    python tools/harder_scenes.py                    in the profile that suits this machine
+    python tools/harder_scenes.py --profile smoke    seconds a stage, to see that it runs; the scores mean nothing
+
+Draws the pictures, trains a detector to judge by and the VAE, CLIP and U-Net of a profile, draws pictures for prompts
+of each task and scores them. Everything goes to artifacts/<profile>/harder_scenes/: the parts, what was drawn, and
+scores.json, scores.md, verdicts.json, samples.png and attention.png. Interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+matplotlib.use("Agg")
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+from course_utils.data.batches import to_float, to_uint8  # noqa: E402
+from course_utils.data.compositions import compositions  # noqa: E402
+from course_utils.data.descriptions import TASKS  # noqa: E402
+from course_utils.evaluation import geneval  # noqa: E402
+from course_utils.evaluation.detector import Detector, DetectorConfig, detect, detector_loss, things_of  # noqa: E402
+from course_utils.evaluation.scores import draw_for_prompts  # noqa: E402
+from course_utils.lessons.harder_plots import show_attention, show_samples  # noqa: E402
+from course_utils.pipeline import TextToImage  # noqa: E402
+from course_utils.training.artifacts import (  # noqa: E402
+    artifacts_folder,
+    load_model,
+    read_card,
+    save_artifact,
+    sha256,
+    write_card,
+)
+from course_utils.training.loop import train  # noqa: E402
+from course_utils.training.parts import data_fingerprint, train_parts  # noqa: E402
+from course_utils.training.profiles import PROFILES, Budget, Profile, get_profile  # noqa: E402
+from course_utils.training.state import write_safely  # noqa: E402
+
+DETECTOR_BUDGET = Budget(1000, 64, 2e-3, 0.02)
+DETECTOR_EMA = 0.99  # an average over some hundred steps: the run is short
+MARKS = START, END = "<!-- scores -->", "<!-- /scores -->"
+GOOD_JUDGE = 0.97  # what a judge must reach on real pictures, task by task, before its word counts
+
+
+class Settings(NamedTuple):
+    """What one run is asked for."""
+
+    profile: Profile
+    folder: Path
+    count: int  # pictures drawn for each task and split
+    seed: int
+    guidance_scale: float
+
+
+def trained_detector(settings: Settings, device: torch.device) -> Detector:
+    """The judge, trained on real pictures of every pair; the one in the folder where it was made the same way."""
+    profile, folder, seed = settings.profile, settings.folder, settings.seed
+    budget = profile.judge_budget if profile.name == "smoke" else DETECTOR_BUDGET
+    print(f"drawing {profile.scenes:,} pictures for the judge", flush=True)
+    data, made = compositions(profile.scenes, seed=seed + 1, split="all")
+    content = data_fingerprint(data)[:12]
+    made_from = {"data": content, "seed": seed, "steps": budget.steps, "batch_size": budget.batch_size}
+    if (folder / "detector.json").exists() and read_card("detector", folder).get("made_from") == made_from:
+        return load_model(Detector, DetectorConfig, "detector", folder).to(device)
+    things, colors = things_of(made), data.attributes[:, 1]
+    torch.manual_seed(seed)
+    detector = Detector().to(device)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(data), (budget.batch_size,), generator=generator)
+        pictures = data.batch(chosen)[0].to(device)
+        return detector_loss(detector, pictures, things[chosen], colors[chosen].to(device), generator)
+
+    history = train(
+        detector, loss, steps=budget.steps, lr=budget.lr, muon_lr=budget.muon_lr, ema=DETECTOR_EMA, name="detector",
+        folder=folder / "training" / content, seed=seed,
+    )  # fmt: skip
+    facts = {"profile": profile.name, "steps": budget.steps, "seconds": round(history.seconds, 1), "seed": seed}
+    save_artifact(
+        "detector", detector, folder=folder, metrics={"loss": history.smoothed(100)[-1]}, made_from=made_from, **facts
+    )
+    return detector
+
+
+def draw_cell(pipe: TextToImage, prompts: list[str], path: Path, seed: int, settings: Settings, bar: tqdm) -> Tensor:
+    """Pictures for prompts, uint8 [N, 3, H, W]: those in `path` if the same U-Net drew them in the same way."""
+    steps, scale = settings.profile.sampling_steps, settings.guidance_scale
+    unet = sha256(settings.folder / "unet.safetensors")
+    origin = {"prompts": json.dumps(prompts), "origin": f"{unet}, {steps} steps, guidance {scale:g}, seed {seed}"}
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            if file.metadata() == origin:
+                bar.update(len(prompts))
+                return file.get_tensor("pictures")
+
+    def draw(texts: list[str], generator: torch.Generator) -> Tensor:
+        pictures = pipe(texts, num_inference_steps=steps, guidance_scale=scale, generator=generator).pictures
+        bar.update(len(texts))
+        return pictures
+
+    pictures = to_uint8(draw_for_prompts(draw, prompts, torch.Generator().manual_seed(seed)))
+    write_safely(path, {"pictures": pictures}, origin)
+    return pictures
+
+
+def draw_and_judge(pipe: TextToImage, detector: Detector, settings: Settings) -> list[geneval.Cell]:
+    """For each task and split the prompts, a picture each, and a verdict on it."""
+    halves = [(task, split) for task in TASKS for split in geneval.splits_of(task)]
+    cells = []
+    with tqdm(total=settings.count * len(halves), desc="pictures", file=sys.stdout, mininterval=0.5) as bar:
+        for number, (task, split) in enumerate(halves):
+            seed = settings.seed + 100 + 2 * number
+            prompts = geneval.make_task_prompts(settings.count, torch.Generator().manual_seed(seed), task, split)
+            path = settings.folder / "pictures" / f"{task}_{split}.safetensors"
+            pictures = draw_cell(pipe, prompts, path, seed + 1, settings, bar)
+            seen = detect(detector, to_float(pictures))
+            verdicts = [geneval.verdict(text, s) for text, s in zip(prompts, seen, strict=True)]
+            cells.append(geneval.Cell(task, split, prompts, pictures, verdicts))
+    return cells
+
+
+def run(settings: Settings) -> None:
+    """Every stage in turn; what an earlier sitting finished is taken up again."""
+    profile, folder, count, seed, guidance_scale = settings
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    begun = time.perf_counter()
+    detector = trained_detector(settings, device)
+    many = max(count, 512) if profile.name != "smoke" else count
+    judge = {split: geneval.score_real_pictures(detector, many, seed + 50, split) for split in geneval.SPLITS}
+    worst = min((judge[split][task], split, task) for split in judge for task in TASKS)
+    print(f"the judge on new real pictures: {judge['seen']['overall']:.1%} right, worst {worst[0]:.1%} ({worst[2]})")
+    if worst[0] < GOOD_JUDGE and profile.name != "smoke":
+        sys.exit(f"the judge is right in {worst[0]:.1%} of {worst[2]} ({worst[1]}) only: train it longer")
+
+    print(f"drawing {profile.scenes:,} pictures to train on", flush=True)
+    data, _ = compositions(profile.scenes, seed=seed)
+    parts = train_parts(profile, data, seed=seed, folder=folder, device=device)
+    pipe = parts.pipeline(size=data.images.shape[-1])
+
+    @torch.no_grad()
+    def through_vae(pictures: Tensor) -> Tensor:
+        return pipe.vae.from_latents(pipe.vae.to_latents(pictures.to(device))).clamp(-1, 1)
+
+    limit = geneval.score_real_pictures(detector, count, seed + 60, "held_out", through_vae)
+    cells = draw_and_judge(pipe, detector, settings)
+    scores = {split: geneval.scores_of(cells, split) for split in geneval.SPLITS}
+    columns = {
+        "seen in training": scores["seen"],
+        "held out": scores["held_out"],
+        "real pictures": {task: min(judge[split][task] for split in judge) for task in judge["seen"]},
+        "real, through the VAE": limit,
+    }
+    facts = {
+        "profile": profile.name, "seed": seed, "pictures": count, "guidance_scale": guidance_scale,
+        "sampling_steps": profile.sampling_steps, "steps": {"detector": read_card("detector", folder)["steps"]},
+        "seconds": {**parts.seconds, "detector": read_card("detector", folder)["seconds"]},
+    }  # fmt: skip
+    facts["steps"] |= {name: read_card(name, folder)["steps"] for name in ("vae", "clip", "unet")}
+    reference = geneval.STABLE_DIFFUSION_15
+    write_card(folder / "scores.json", {**facts, "scores": scores, "judge": judge, "vae": limit, "sd15": reference})
+    rows = [
+        {"prompt": text, "task": c.task, "split": c.split, "right": v.right, "reason": v.reason}
+        for c in cells
+        for text, v in zip(c.prompts, c.verdicts, strict=True)
+    ]
+    write_card(folder / "verdicts.json", {"verdicts": rows})
+    table = geneval.score_table(columns, count)
+    (folder / "scores.md").write_text(table + "\n", encoding="utf-8")
+    with plt.rc_context({"figure.constrained_layout.use": True}):
+        show_samples(cells).savefig(folder / "samples.png", dpi=110)
+        show_attention(pipe, cells, seed).savefig(folder / "attention.png", dpi=130, bbox_inches="tight")
+    print(f"\n{table}\n\n{folder}: done, {(time.perf_counter() - begun) / 60:.1f} minutes in this sitting")
+
+
+def publish(folder: Path, docs: Path) -> None:
+    """Put the table into docs/harder_scenes.md, between its marks, and the two figures beside it."""
+    page = docs / "harder_scenes.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(START)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        sys.exit(f"{page.name} lacks the lines {START} and {END}, which the table goes between")
+    table = (folder / "scores.md").read_text(encoding="utf-8")
+    page.write_text(f"{before}{START}\n{table}{END}{after}", encoding="utf-8")
+    for name in ("samples", "attention"):
+        shutil.copyfile(folder / f"{name}.png", docs / f"harder_{name}.png")
+    print(f"{docs.name}/: {page.name}, harder_samples.png, harder_attention.png")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--profile", choices=list(PROFILES), help="default: what suits this machine")
+    parser.add_argument("--steps", type=int, help="steps of the U-Net, instead of the profile's")
+    parser.add_argument(
+        "--pictures", type=int, help="drawn for each task and split; default: a quarter of the profile's"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--docs", action="store_true", help="put the table and the figures into docs/ as well")
+    parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale w")
+    given = parser.parse_args(arguments)
+    profile = get_profile(given.profile)
+    if given.steps is not None:
+        profile = replace(profile, unet_budget=replace(profile.unet_budget, steps=given.steps))
+    count = given.pictures or max(8, profile.evaluation_pictures // 4)
+    run(Settings(profile, artifacts_folder(profile.name) / "harder_scenes", count, given.seed, given.guidance))
+    if given.docs:
+        publish(artifacts_folder(profile.name) / "harder_scenes", ROOT / "docs")
+
+
+if __name__ == "__main__":
+    main()
