@@ -27,6 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched
 
 import torch  # noqa: E402
 from benchmarks import cases, memory, table  # noqa: E402
+from pages import fill  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from course_utils.training.artifacts import artifacts_folder  # noqa: E402
@@ -132,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=None, help="folder for bench.md and bench.json (artifacts/bench)"
     )
+    parser.add_argument("--docs", action="store_true", help="put the table into docs/performance.md as well")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.memory_of:
@@ -151,7 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nstopped; the sections that were done are in {folder}", file=sys.stderr)
         return 130
-    print(write(results, folder))
+    text = write(results, folder)
+    if given.docs:
+        fill(ROOT / "docs" / "performance.md", "bench", text)
+    print(text)
     print(f"written to {folder / 'bench.md'}, every round in bench.json beside it")
     return 0
 

@@ -29,9 +29,10 @@ from tqdm import tqdm
 matplotlib.use("Agg")
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import matplotlib.pyplot as plt  # noqa: E402
+from pages import fill  # noqa: E402
 
 from course_utils.data.batches import to_float, to_uint8  # noqa: E402
 from course_utils.data.compositions import compositions  # noqa: E402
@@ -56,7 +57,6 @@ from course_utils.training.state import write_safely  # noqa: E402
 
 DETECTOR_BUDGET = Budget(1000, 64, 2e-3, 0.02)
 DETECTOR_EMA = 0.99  # an average over some hundred steps: the run is short
-MARKS = START, END = "<!-- scores -->", "<!-- /scores -->"
 GOOD_JUDGE = 0.97  # what a judge must reach on real pictures, task by task, before its word counts
 
 
@@ -193,12 +193,7 @@ def run(settings: Settings) -> None:
 def publish(folder: Path, docs: Path) -> None:
     """Put the table into docs/harder_scenes.md, between its marks, and the two figures beside it."""
     page = docs / "harder_scenes.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        sys.exit(f"{page.name} lacks the lines {START} and {END}, which the table goes between")
-    table = (folder / "scores.md").read_text(encoding="utf-8")
-    page.write_text(f"{before}{START}\n{table}{END}{after}", encoding="utf-8")
+    fill(page, "scores", (folder / "scores.md").read_text(encoding="utf-8"))
     for name in ("samples", "attention"):
         shutil.copyfile(folder / f"{name}.png", docs / f"harder_{name}.png")
     print(f"{docs.name}/: {page.name}, harder_samples.png, harder_attention.png")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +25,11 @@ import matplotlib
 matplotlib.use("Agg")
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
+from pages import fill  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -195,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--judge", type=Path, default=checkpoints_folder(), help="folder of the judge (checkpoints/)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--docs", action="store_true", help="put table and pictures into docs/ as well")
     given = parser.parse_args(arguments)
     profile = PROFILES[given.profile]
     folder = given.output or artifacts_folder(profile.name) / "learning_curve"
@@ -213,6 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             record.write()
     (folder / "learning_curve.md").write_text(table(record.found), encoding="utf-8")
     plot(record.found, folder / "learning_curve.png")
+    if given.docs:
+        fill(ROOT / "docs" / "performance.md", "learning curve", table(record.found))
+        for name in ("learning_curve",):
+            shutil.copyfile(folder / f"{name}.png", ROOT / "docs" / f"{name}.png")
     print(table(record.found))
     print(f"written to {folder}")
     return 0

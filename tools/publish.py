@@ -18,7 +18,9 @@ from torch import Tensor
 matplotlib.use("Agg")
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from pages import fill  # noqa: E402
 
 from course_utils.data.batches import CaptionedImages  # noqa: E402
 from course_utils.lessons.plots import show_images  # noqa: E402
@@ -27,7 +29,6 @@ from course_utils.training.state import write_safely  # noqa: E402
 
 PARTS = ("vae", "noise_reader", "unconditional", "clip", "unet", "judge")
 LIMIT = 25_000_000  # bytes in checkpoints/
-START, END = "<!-- scores -->", "<!-- /scores -->"
 
 # What the README says of each number: (key in a card's metrics, text, unit).
 MEASURES = [
@@ -113,11 +114,7 @@ def main() -> None:
     table = score_table(source)
     copy_weights(source, ROOT / "checkpoints")
     draw_pages(source, ROOT / "docs")
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(START, 1)
-    _, after = rest.split(END, 1)
-    readme.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
+    fill(ROOT / "README.md", "scores", table)
     print("README.md: scores written")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,11 +24,12 @@ import matplotlib
 matplotlib.use("Agg")
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
+from pages import fill  # noqa: E402
 from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -200,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--real", type=int, default=2048, help="pictures for a Fréchet distance (%(default)s)")
     parser.add_argument("--alike", type=int, default=64, help="pictures of one prompt, for diversity (%(default)s)")
     parser.add_argument("--output", type=Path, default=None, help="folder (artifacts/quality)")
+    parser.add_argument("--docs", action="store_true", help="put table and pictures into docs/ as well")
     given = parser.parse_args(arguments)
     folder = given.output or artifacts_folder("quality")
     marks = {"unet": read_card("unet", given.weights)["sha256"], "pictures": given.pictures, "real": given.real}
@@ -219,6 +222,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     contact_sheets(bench, folder)
     plot(found, folder / "quality.png")
     (folder / "quality.md").write_text(table(found), encoding="utf-8")
+    if given.docs:
+        fill(ROOT / "docs" / "performance.md", "quality", table(found))
+        for name in ("quality", "objects_1", "objects_2"):
+            shutil.copyfile(folder / f"{name}.png", ROOT / "docs" / f"{name}.png")
     print(table(found))
     print(f"written to {folder}")
     return 0

@@ -11,8 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
+from pages import fill  # noqa: E402
 
-START, END = "<!-- scaling -->", "<!-- /scaling -->"
 PICTURE = (
     "![Left: share of prompts drawn right against the number of objects. "
     "Right: time of a training step against the side of a picture.](scaling.png)"
@@ -97,15 +97,6 @@ def plot(results: Results) -> Figure:
     return figure
 
 
-def fill(document: Path, text: str) -> None:
-    """Put a text between the markers of a document. Raises ValueError if it lacks them."""
-    whole = document.read_text(encoding="utf-8")
-    if whole.count(START) != 1 or whole.count(END) != 1:
-        raise ValueError(f"{document.name} needs the lines {START} and {END} once each, around the tables")
-    before, rest = whole.split(START)
-    document.write_text(f"{before}{START}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
-
-
 def write_report(results: Results, root: Path, docs: Path | None = None) -> int:
     """Write scaling.md and scaling.png into `root`, and into `docs` if given. Returns an exit status."""
     if not results:
@@ -122,6 +113,6 @@ def write_report(results: Results, root: Path, docs: Path | None = None) -> int:
         figure.savefig(folder / "scaling.png", dpi=130)
     plt.close(figure)
     if docs:
-        fill(docs / "scaling.md", f"{text}\n\n{PICTURE}")
+        fill(docs / "scaling.md", "scaling", f"{text}\n\n{PICTURE}")
     print(f"{text}\n\nwritten to {docs or root}: scaling.md, scaling.png")
     return 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import learning_curve
+import pages
 import pytest
 import quality
 import torch
@@ -114,3 +115,37 @@ def test_learning_curve_trains_scores_and_goes_on(
     again = json.loads((tmp_path / "learning_curve.json").read_text())
     assert again["seconds"] == found["seconds"] and again["snapshots"] == found["snapshots"]
     assert set(again["points"]) == {"2", "4"}
+
+
+def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- one -->\nold\n<!-- /one -->\nbetween\n<!-- two -->\n<!-- /two -->\nafter\n")
+    for text in ("| first |", "| new |\n"):
+        pages.fill(page, "one", text)
+    pages.fill(page, "two", "x")
+    assert page.read_text() == (
+        "before\n<!-- one -->\n| new |\n<!-- /one -->\nbetween\n<!-- two -->\nx\n<!-- /two -->\nafter\n"
+    )
+    for spoilt in ("nothing", "<!-- /one --> <!-- one -->", "<!-- one --> <!-- one --> <!-- /one -->"):
+        page.write_text(spoilt)
+        with pytest.raises(ValueError, match="once each, in this order"):
+            pages.fill(page, "one", "x")
+        assert page.read_text() == spoilt
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("README.md", "scores"),
+        ("docs/scaling.md", "scaling"),
+        ("docs/harder_scenes.md", "scores"),
+        ("docs/performance.md", "bench"),
+        ("docs/performance.md", "quality"),
+        ("docs/performance.md", "learning curve"),
+    ],
+)
+def test_the_pages_that_tools_fill_have_their_marks(page: str, name: str, tmp_path: Path) -> None:
+    copy = tmp_path / "page.md"
+    copy.write_text((Path(__file__).resolve().parents[2] / page).read_text(encoding="utf-8"), encoding="utf-8")
+    pages.fill(copy, name, "| a table |")
+    assert "| a table |" in copy.read_text(encoding="utf-8")

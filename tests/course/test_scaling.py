@@ -164,9 +164,4 @@ def test_a_report_of_nothing_of_a_mixture_and_a_document_without_markers(root, t
     assert "different options" in capsys.readouterr().out and not (tmp_path / "scaling.png").exists()
     (tmp_path / "scaling.md").write_text("no markers", encoding="utf-8")
     with pytest.raises(ValueError, match="needs the lines <!-- scaling -->"):
-        scaling_report.fill(tmp_path / "scaling.md", "x")
-
-
-def test_the_committed_document_has_the_markers():
-    text = (Path(scaling.ROOT) / "docs" / "scaling.md").read_text(encoding="utf-8")
-    assert text.count(scaling_report.START) == text.count(scaling_report.END) == 1
+        scaling_report.write_report(made_up(root), tmp_path, tmp_path)
