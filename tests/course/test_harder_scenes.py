@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import harder_scenes
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from course_utils.data.descriptions import TASKS, parse_description
@@ -62,7 +63,7 @@ def test_the_table_goes_between_its_marks(tmp_path):
     folder, docs = tmp_path / "run", tmp_path / "docs"
     folder.mkdir(), docs.mkdir()
     for name in ("samples.png", "attention.png"):
-        (folder / name).write_bytes(b"png")
+        Image.new("RGB", (20, 10), "red").save(folder / name)
     (folder / "scores.md").write_text("| new |\n")
     page = docs / "harder_scenes.md"
     page.write_text("before\n<!-- scores -->\n| old |\n<!-- /scores -->\nafter\n")
