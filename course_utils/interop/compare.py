@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.models.layers import Upsample
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -69,7 +71,10 @@ def first_difference(
     our_modules = dict(ours.named_modules())
     for key in dict(ours.named_parameters()):
         layer, name = key.rpartition(".")[0], translate(key).rpartition(".")[0]
-        if next(our_modules[layer].children(), None) is None:  # not a parameter that a whole encoder holds itself
+        holder = layer.rpartition(".")[0]
+        if isinstance(our_modules[holder], Upsample):  # which takes its convolution's weights without calling it
+            pairs[holder] = name.rpartition(".")[0]
+        elif next(our_modules[layer].children(), None) is None:  # not a parameter that a whole encoder holds itself
             pairs[layer] = name if name in their_modules else prefix + name
     our_calls = _record({name: our_modules[name] for name in pairs}, lambda: run(ours))
     wanted = {theirs_name: their_modules[theirs_name] for theirs_name in pairs.values()}

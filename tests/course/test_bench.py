@@ -70,7 +70,9 @@ def test_networks_are_the_same_and_do_the_same_work(key: str) -> None:
     networks.check_same(network)
     steps = {side: networks.trainer(network, side, "float32") for side in networks.SIDES}
     work = {side: measure.count_operations(run) for side, run in steps.items()}
-    assert work["theirs"] == pytest.approx(work["ours"], rel=0.01)
+    same = 0.01 if key == "clip" else 0.06  # ours need fewer products for upsampling
+    assert work["ours"] == pytest.approx(work["theirs"], rel=same)
+    assert key == "clip" or work["ours"] < work["theirs"]
     assert work["course"] > work["ours"], "Muon's matrix products are part of the course's own step"
 
 
