@@ -232,8 +232,8 @@ def mix_std(candidate: Callable[[float], Any]) -> None:
 def slerp(candidate: Callable[..., Any]) -> None:
     """By hand on two unit vectors, by length, at the ends, for equal noises, and against the formula in float64."""
     e1, e2 = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    noise = 0.06 * random_tensor(4, 8, 8)
-    other = 0.5 * noise + 0.05 * random_tensor(4, 8, 8)  # small and not at right angles: no two slips look alike
+    noise = 0.04 * random_tensor(4, 8, 8)
+    other = 0.5 * noise + 0.03 * random_tensor(4, 8, 8)  # short and not at right angles: no two slips look alike
     for a, b, weight in ((noise, other, 0.3), (e1, e2, 0.5), (e1, e2, 1 / 3)):
         before = [a.clone(), b.clone()]
         result = candidate(a, b, weight)
