@@ -11,7 +11,6 @@ it: docs/performance.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -30,7 +29,7 @@ from benchmarks import cases, memory, table  # noqa: E402
 from pages import fill  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from course_utils.training.artifacts import artifacts_folder  # noqa: E402
+from course_utils.training.artifacts import artifacts_folder, write_card  # noqa: E402
 from course_utils.training.profiles import PROFILES, Profile  # noqa: E402
 
 SECTIONS = ("vae", "clip", "unet", "sampling", "data", "memory")
@@ -121,7 +120,7 @@ def write(results: dict[str, Any], folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     text = table.markdown(results)
     (folder / "bench.md").write_text(text, encoding="utf-8")
-    (folder / "bench.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_card(folder / "bench.json", results)
     return text
 
 

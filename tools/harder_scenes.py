@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ from course_utils.data.compositions import compositions  # noqa: E402
 from course_utils.data.descriptions import TASKS  # noqa: E402
 from course_utils.evaluation import geneval  # noqa: E402
 from course_utils.evaluation.detector import Detector, DetectorConfig, detect, detector_loss, things_of  # noqa: E402
+from course_utils.evaluation.reconstruction import reconstruct  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts  # noqa: E402
 from course_utils.lessons.harder_plots import show_attention, show_samples  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
@@ -155,11 +157,7 @@ def run(settings: Settings) -> None:
     parts = train_parts(profile, data, seed=seed, folder=folder, device=device)
     pipe = parts.pipeline(size=data.images.shape[-1])
 
-    @torch.no_grad()
-    def through_vae(pictures: Tensor) -> Tensor:
-        return pipe.vae.from_latents(pipe.vae.to_latents(pictures.to(device))).clamp(-1, 1)
-
-    limit = geneval.score_real_pictures(detector, count, seed + 60, "held_out", through_vae)
+    limit = geneval.score_real_pictures(detector, count, seed + 60, "held_out", partial(reconstruct, pipe.vae))
     cells = draw_and_judge(pipe, detector, settings)
     scores = {split: geneval.scores_of(cells, split) for split in geneval.SPLITS}
     columns = {

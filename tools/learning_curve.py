@@ -36,17 +36,17 @@ from tqdm import tqdm  # noqa: E402
 
 from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
 from course_utils.evaluation.judge import Judge, JudgeConfig  # noqa: E402
-from course_utils.evaluation.metrics import frechet_distance, psnr  # noqa: E402
+from course_utils.evaluation.reconstruction import reconstruction_psnr  # noqa: E402
 from course_utils.evaluation.scores import (  # noqa: E402
     SPLITS,
     draw_for_prompts,
-    judge_features,
+    frechet_and_floor,
     make_prompts,
     prompts_of,
     score_pictures,
 )
 from course_utils.models.unet import UNet  # noqa: E402
-from course_utils.training.artifacts import artifacts_folder, checkpoints_folder, load_model  # noqa: E402
+from course_utils.training.artifacts import artifacts_folder, checkpoints_folder, load_model, write_card  # noqa: E402
 from course_utils.training.parts import NAMES, Parts, train_parts  # noqa: E402
 from course_utils.training.profiles import PROFILES, Profile  # noqa: E402
 
@@ -63,8 +63,7 @@ class Record:
         self.found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
+        write_card(self.path, self.found)
 
     def timed(self, stage: str, action: Callable[[], Any]) -> Any:
         """Do it, and note how long it took, unless an earlier run has."""
@@ -109,8 +108,7 @@ class Measured:
         asked = CaptionedImages.scenes(pictures, seed=seed + 4000)
         other = CaptionedImages.scenes(pictures, seed=seed + 5000)
         self.full = prompts_of(asked.attributes)
-        self.real = judge_features(self.judge, to_float(other.images))
-        self.floor = frechet_distance(judge_features(self.judge, to_float(asked.images)), self.real)
+        self.asked, self.other = to_float(asked.images), to_float(other.images)
 
     def point(self, parts: Parts, size: int) -> dict[str, float]:
         """Accuracy for seen and held-out pairs, all four attributes, Fréchet distance and its floor."""
@@ -125,16 +123,8 @@ class Measured:
         found = {s: score_pictures(self.judge, drawn(p), p)["object_and_color"] for s, p in self.prompts.items()}
         pictures = drawn(self.full)
         found["all_named"] = score_pictures(self.judge, pictures, self.full)["all_named"]
-        found["frechet"] = frechet_distance(judge_features(self.judge, pictures), self.real)
-        return found | {"frechet_floor": self.floor}
-
-
-@torch.no_grad()
-def vae_psnr(parts: Parts, seed: int) -> float:
-    """On 256 unseen scenes, in dB."""
-    x = to_float(CaptionedImages.scenes(256, seed=seed + 1000).images)
-    copies = torch.cat([parts.vae.decode(parts.vae.encode(part).mode()).clamp(-1, 1) for part in x.split(64)])
-    return psnr(copies, x).mean().item()
+        distance, floor = frechet_and_floor(self.judge, pictures, self.other, self.asked)
+        return found | {"frechet": distance, "frechet_floor": floor}
 
 
 def before_unet(found: dict[str, Any]) -> float:
@@ -204,7 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     record = Record(folder / "learning_curve.json")
     parts = train_all(profile, folder, record, given.seed)
-    record.found["vae_psnr"] = vae_psnr(parts, given.seed)
+    unseen = to_float(CaptionedImages.scenes(256, seed=given.seed + 1000).images)
+    record.found["vae_psnr"] = reconstruction_psnr(parts.vae, unseen)
     measured = Measured(profile, given.judge, given.pictures or profile.evaluation_pictures, given.seed)
     for snapshot in tqdm(record.found["snapshots"], desc="points"):
         step = str(snapshot["step"])
@@ -218,8 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plot(record.found, folder / "learning_curve.png")
     if given.docs:
         fill(ROOT / "docs" / "performance.md", "learning curve", table(record.found))
-        for name in ("learning_curve",):
-            shutil.copyfile(folder / f"{name}.png", ROOT / "docs" / f"{name}.png")
+        shutil.copyfile(folder / "learning_curve.png", ROOT / "docs" / "learning_curve.png")
     print(table(record.found))
     print(f"written to {folder}")
     return 0

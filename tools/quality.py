@@ -34,27 +34,32 @@ from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
-from course_utils.data.scenes import COLORS, OBJECTS, is_held_out_color, prompt_for  # noqa: E402
+from course_utils.data.scenes import ATTRIBUTES, COLORS, OBJECTS, is_held_out_color, prompt_for  # noqa: E402
 from course_utils.evaluation.judge import Judge, JudgeConfig  # noqa: E402
-from course_utils.evaluation.metrics import diversity, frechet_distance, nearest  # noqa: E402
+from course_utils.evaluation.metrics import diversity, nearest  # noqa: E402
 from course_utils.evaluation.scores import (  # noqa: E402
     SPLITS,
     draw_for_prompts,
-    judge_features,
+    frechet_and_floor,
     make_prompts,
     prompts_of,
     score_pictures,
 )
 from course_utils.lessons.plots import show_images  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
-from course_utils.training.artifacts import artifacts_folder, checkpoints_folder, load_model, read_card  # noqa: E402
+from course_utils.training.artifacts import (  # noqa: E402
+    artifacts_folder,
+    checkpoints_folder,
+    load_model,
+    read_card,
+    write_card,
+)
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
 STEPS = (4, 6, 8, 10, 15, 25, 50)
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 CHOSEN = ("ddim", 25, 3.0)  # what notebook 06 draws with
 FAR = tuple(dict.fromkeys([CHOSEN, *(("ddim", 25, w) for w in GUIDANCE), ("ddpm", 25, 3.0), ("dpmpp_2m", 10, 3.0)]))
-FULL = ("object", "color", "size", "place")
 Setting = tuple[str, int, float]
 
 
@@ -78,9 +83,8 @@ class Bench:
         self.judge = load_model(Judge, JudgeConfig, "judge", weights)
         self.pictures, self.alike, self.seed = pictures, alike, seed
         self.asked = CaptionedImages.scenes(real, seed=seed + 4000)  # these are asked for …
-        other = CaptionedImages.scenes(real, seed=seed + 5000)  # … and compared with these, never with themselves
-        self.real = judge_features(self.judge, to_float(other.images))
-        self.floor = frechet_distance(judge_features(self.judge, to_float(self.asked.images)), self.real)
+        self.other = CaptionedImages.scenes(real, seed=seed + 5000)  # … and compared with these, never with themselves
+        self.training = CaptionedImages.scenes(8192).images  # half of what the course trains on
 
     def draw(self, setting: Setting, prompts: Sequence[str], seed: int) -> Tensor:
         """[N, 3, H, W] in [-1, 1]."""
@@ -99,7 +103,7 @@ class Bench:
             prompts = make_prompts(self.pictures, torch.Generator().manual_seed(self.seed + i), split)
             pictures = self.draw(setting, prompts, 100 + i)
             found[f"object_and_color_{split}"] = score_pictures(self.judge, pictures, prompts)["object_and_color"]
-            full = make_prompts(self.pictures, torch.Generator().manual_seed(self.seed + 10 + i), split, FULL)
+            full = make_prompts(self.pictures, torch.Generator().manual_seed(self.seed + 10 + i), split, ATTRIBUTES)
             pictures = self.draw(setting, full, 110 + i)
             found[f"all_named_{split}"] = score_pictures(self.judge, pictures, full)["all_named"]
             drawn += len(prompts) + len(full)
@@ -111,9 +115,10 @@ class Bench:
     def frechet(self, setting: Setting) -> dict[str, float]:
         """Fréchet distance of pictures drawn for real scenes' attributes to other real scenes, beside its floor."""
         drawn = self.draw(setting, prompts_of(self.asked.attributes), 130)
-        features = judge_features(self.judge, drawn)
-        near = nearest(drawn[:256], CaptionedImages.scenes(8192).images)[1].median().item()
-        return {"frechet": frechet_distance(features, self.real), "frechet_floor": self.floor, "nearest": near}
+        real, asked = (to_float(data.images) for data in (self.other, self.asked))
+        distance, floor = frechet_and_floor(self.judge, drawn, real, asked)
+        near = nearest(drawn[:256], self.training)[1].median().item()
+        return {"frechet": distance, "frechet_floor": floor, "nearest": near}
 
 
 def kept(path: Path, marks: dict[str, Any]) -> dict[str, Any]:
@@ -123,11 +128,6 @@ def kept(path: Path, marks: dict[str, Any]) -> dict[str, Any]:
         if found["marks"] == marks:
             return found
     return {"marks": marks, "rows": {}, "frechet": {}}
-
-
-def write(path: Path, found: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def table(found: dict[str, Any]) -> str:
@@ -213,11 +213,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tqdm(total=len(rows) + len(far), desc="settings") as bar:
         for setting in rows:
             found["rows"][key(setting)] = bench.row(setting)
-            write(folder / "quality.json", found)
+            write_card(folder / "quality.json", found)
             bar.update()
         for setting in far:
             found["frechet"][key(setting)] = bench.frechet(setting)
-            write(folder / "quality.json", found)
+            write_card(folder / "quality.json", found)
             bar.update()
     contact_sheets(bench, folder)
     plot(found, folder / "quality.png")

@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
 from course_utils.evaluation.judge import Judge, JudgeConfig, judge_loss  # noqa: E402
-from course_utils.evaluation.metrics import psnr  # noqa: E402
+from course_utils.evaluation.reconstruction import reconstruction_psnr  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts, make_prompts, prompts_of, score_pictures  # noqa: E402
 from course_utils.models.vae import VAE, VAEConfig  # noqa: E402
 from course_utils.training.artifacts import artifacts_folder, load_model, save_artifact, write_card  # noqa: E402
@@ -196,12 +196,9 @@ def shared_vae(run: Run) -> VAE:
     return load_model(VAE, VAEConfig, "vae", run.root / run.setting.vae_of).to(run.device)
 
 
-@torch.no_grad()
 def vae_psnr(run: Run, vae: VAE) -> float:
     """Mean PSNR in dB of copies of scenes that nobody has trained on."""
-    x = to_float(run.scenes(run.profile.test_scenes, 1, "held_out").images)
-    copies = [vae.from_latents(vae.to_latents(chunk.to(run.device))).clamp(-1, 1).cpu() for chunk in x.split(64)]
-    return psnr(x, torch.cat(copies)).mean().item()
+    return reconstruction_psnr(vae, to_float(run.scenes(run.profile.test_scenes, 1, "held_out").images))
 
 
 REAL = {"seen": ("train", 11), "held_out": ("held_out", 13)}  # (split, seed) of real pictures, and of their prompts

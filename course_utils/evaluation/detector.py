@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from course_utils.data.compositions import Composition
 from course_utils.data.placing import CANVAS, MAX_THINGS
 from course_utils.data.vocabulary import COLORS, OBJECTS, value_index
-from course_utils.evaluation.judge import degrade
+from course_utils.evaluation.judge import conv_block, degrade
 
 STRIDE = 4  # pixels of the picture a cell of the heat map: CenterNet's R
 SURE = 0.2  # the least score of an object that counts: a centre on a cell's edge shares its heat with the next cell
@@ -62,14 +62,6 @@ class DetectorConfig:
             )
 
 
-def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
-        nn.GroupNorm(8, out_channels),
-        nn.SiLU(),
-    )
-
-
 class Detector(nn.Module):
     """detector(x [B, 3, H, W] in [-1, 1]) -> heat, boxes, color: logits [B, objects, h, w], [B, 3, h, w], [B, colors].
 
@@ -83,13 +75,16 @@ class Detector(nn.Module):
         first, second, third = config.channels
         self.near = nn.Sequential(
             nn.PixelUnshuffle(2),  # [B, 12, H/2, W/2]
-            _block(12, first),
-            _block(first, second, stride=2),  # [B, second, H/4, W/4]
+            conv_block(12, first),
+            conv_block(first, second, stride=2),  # [B, second, H/4, W/4]
         )
         self.far = nn.Sequential(
-            _block(second, third, stride=2), _block(third, third), _block(third, third), nn.Conv2d(third, second, 1)
+            conv_block(second, third, stride=2),
+            conv_block(third, third),
+            conv_block(third, third),
+            nn.Conv2d(third, second, 1),
         )
-        self.together = _block(second, third)
+        self.together = conv_block(second, third)
         self.heat = nn.Conv2d(third, config.objects, 1)
         self.boxes = nn.Conv2d(third, 3, 1)
         self.color = nn.Linear(second, config.colors)

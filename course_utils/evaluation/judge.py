@@ -41,7 +41,8 @@ class JudgeConfig:
         return cls(classes=(len(first_objects(objects)), *cls.classes[1:]), **sizes)
 
 
-def _block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+def conv_block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    """Convolution, group norm, SiLU: [B, in_channels, H, W] -> [B, out_channels, H / stride, W / stride]."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
         nn.GroupNorm(8, out_channels),
@@ -63,13 +64,13 @@ class Judge(nn.Module):
         first, second, third, fourth = config.channels
         self.near = nn.Sequential(
             nn.PixelUnshuffle(2),  # [B, 12, H/2, W/2]: nothing is lost, and all that follows is quick
-            _block(12, first),
-            _block(first, second, stride=2),  # [B, second, H/4, W/4], each cell sees 10 x 10 pixels
+            conv_block(12, first),
+            conv_block(first, second, stride=2),  # [B, second, H/4, W/4], each cell sees 10 x 10 pixels
         )
         self.what = nn.Sequential(
-            _block(second, third, stride=2),
-            _block(third, fourth),
-            _block(fourth, config.what_dim, stride=2),
+            conv_block(second, third, stride=2),
+            conv_block(third, fourth),
+            conv_block(fourth, config.what_dim, stride=2),
             nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
         )
