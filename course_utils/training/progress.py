@@ -29,7 +29,7 @@ class Bar:
 def progress_bar(name: str, start: int, steps: int) -> Iterator[Bar]:
     """A bar from `start` to `steps` that redraws twice a second at most."""
     style = (
-        "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps · {elapsed} gone, {remaining} left · {postfix}"
+        "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps · {elapsed} gone, {remaining} left{postfix}"
     )
     with tqdm(total=steps, initial=start, desc=name, file=sys.stdout, mininterval=0.5, bar_format=style) as bar:
         yield Bar(bar)

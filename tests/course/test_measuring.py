@@ -22,10 +22,11 @@ from course_utils.training.profiles import PROFILES, Budget
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "SAMPLERS", ("ddim",))
+    monkeypatch.setattr(quality, "SAMPLERS", {"ddim": "DDIM"})
     monkeypatch.setattr(quality, "STEPS", (1, 2))
     monkeypatch.setattr(quality, "GUIDANCE", (1.0, 3.0))
     monkeypatch.setattr(quality, "CHOSEN", ("ddim", 2, 3.0))
+    monkeypatch.setattr(quality, "QUICK", ("ddim", 1, 3.0))
     monkeypatch.setattr(quality, "FAR", (("ddim", 2, 3.0),))
     monkeypatch.setattr(quality, "COLORS", {"red": (192, 0, 30)})
 
@@ -34,7 +35,7 @@ def test_quality_measures_goes_on_and_draws(short: None, tmp_path: Path, capsys:
     arguments = ["--pictures", "4", "--real", "8", "--alike", "2", "--output", str(tmp_path)]
     assert quality.main(arguments) == 0
     found = json.loads((tmp_path / "quality.json").read_text())
-    assert set(found["rows"]) == {"ddim 1 3", "ddim 2 3", "ddim 2 1"}
+    assert set(found["rows"]) == {"ddim 1 3", "ddim 2 3", "ddim 1 1", "ddim 2 1"}
     assert found["frechet"]["ddim 2 3"]["frechet"] > 0
     for row in found["rows"].values():
         shares = [row[f"{what}_{split}"] for what in ("object_and_color", "all_named") for split in quality.SPLITS]
