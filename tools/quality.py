@@ -163,16 +163,17 @@ def lines_of(found: dict[str, Any], along: str) -> Iterator[tuple[str, list[dict
 def plot(found: dict[str, Any], path: Path) -> None:
     """Held-out accuracy over steps and over guidance, with diversity beside it."""
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained", dpi=110)
-    for panel, along, what, title in (
-        (panels[0], "steps", "object_and_color_held_out", "held-out prompts right, object and colour, %"),
-        (panels[1], "guidance_scale", "all_named_held_out", "held-out prompts right, all four attributes, %"),
-        (panels[2], "guidance_scale", "diversity", "distance between pictures of one prompt"),
+    for panel, along, what, title, label in (
+        (panels[0], "steps", "object_and_color_held_out", "object and colour", "held-out prompts right, %"),
+        (panels[1], "guidance_scale", "all_named_held_out", "all four attributes", "held-out prompts right, %"),
+        (panels[2], "guidance_scale", "diversity", "diversity", "distance between pictures of one prompt"),
     ):
-        for label, rows in lines_of(found, along):
+        for line, rows in lines_of(found, along):
             scale = 1 if what == "diversity" else 100
-            panel.plot([r[along] for r in rows], [scale * r[what] for r in rows], "o-", label=label, ms=4)
+            panel.plot([r[along] for r in rows], [scale * r[what] for r in rows], "o-", label=line, ms=4)
         panel.set_xlabel("denoising steps" if along == "steps" else "guidance scale w")
-        panel.set_ylabel(title)
+        panel.set_ylabel(label)
+        panel.set_title(title, fontsize=10)
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     panels[0].set_xscale("log")

@@ -28,8 +28,6 @@ class Bar:
 @contextmanager
 def progress_bar(name: str, start: int, steps: int) -> Iterator[Bar]:
     """A bar from `start` to `steps` that redraws twice a second at most."""
-    style = (
-        "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps · {elapsed} gone, {remaining} left{postfix}"
-    )
+    style = "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} steps · {elapsed} gone, {remaining} left{postfix}"
     with tqdm(total=steps, initial=start, desc=name, file=sys.stdout, mininterval=0.5, bar_format=style) as bar:
         yield Bar(bar)
