@@ -283,8 +283,8 @@ def test_captions_say_what_is_there_and_vary():
             middle[attribute] += scene.place == "middle"
         texts.add(caption(Scene("dog", "red", "small", "top"), g))
     assert said["object"] == said["color"] == 3000
-    assert 0.45 < said["size"] / 3000 < 0.55 and 0.45 < said["place"] / 3000 < 0.55
-    assert 0.45 < middle["place"] / middle["object"] < 0.55  # no place is said more seldom than the others
+    assert 0.45 < said["size"] / 3000 < 0.55 and 0.55 < said["place"] / 3000 < 0.65
+    assert 0.55 < middle["place"] / middle["object"] < 0.65  # no place is said more seldom than the others
     assert len(TEMPLATES) >= 8 and len(texts) > 40
 
 
