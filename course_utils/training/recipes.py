@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.data.batches import CaptionedImages
-from course_utils.data.vocabulary import ATTRIBUTES
 from course_utils.diffusion.reverse import denoising_loss
 from course_utils.diffusion.schedule import NoiseSchedule
 from course_utils.models.clip import CLIP, TextEncoder, contrastive_loss
@@ -127,12 +126,10 @@ def train_tokenizer(profile: Profile, data: CaptionedImages) -> Tokenizer:
     return Tokenizer.train(data.captions, profile.vocab_size, max_length=profile.clip.text.max_length)
 
 
-def groups_alike(data: CaptionedImages, attribute: str, at_least: int) -> list[Tensor]:
-    """Indices of the pictures that share a value of "object" or "color", a group for each value that has `at_least` of
-    them. Where no value has, because they are unknown or too many, one group with all pictures."""
-    values = data.attributes[:, ATTRIBUTES.index(attribute)]
-    groups = [(values == value).nonzero()[:, 0] for value in values[values >= 0].unique()]
-    return [group for group in groups if len(group) >= at_least] or [torch.arange(len(data))]
+def background_groups(data: CaptionedImages) -> list[Tensor]:
+    """Indices of the pictures of each background colour; no groups where colours are unknown."""
+    colors = data.attributes[:, 1]
+    return [(colors == color).nonzero()[:, 0] for color in colors[colors >= 0].unique()]
 
 
 def clip_recipe(
@@ -142,11 +139,12 @@ def clip_recipe(
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    groups: Sequence[Tensor] | None = None,
 ) -> Recipe:
     """Notebook 04's CLIP. A step draws which pairs [B]; with several processes the loss compares all B of them.
 
-    Every second batch, on average, is a hard one: pictures of one background colour or, in one of four of these, of one
-    object. Where colours or objects are unknown, or none has enough pictures, it is drawn from everything.
+    Every second batch, on average, comes from one of `groups` (tensors of indices), by default the pictures of one
+    background colour; groups smaller than a batch are left out, and without any all batches are drawn from everything.
 
     Raises:
         ValueError: pictures of another size, captions that are too long, fewer pictures than a batch.
@@ -156,7 +154,7 @@ def clip_recipe(
     batch_size = profile.clip_budget.batch_size
     if len(data) < batch_size:
         raise ValueError(f"a batch of {batch_size} different pairs needs as many pictures, there are {len(data)}")
-    by_object, by_color = (groups_alike(data, name, batch_size) for name in ("object", "color"))
+    groups = [g for g in (background_groups(data) if groups is None else groups) if len(g) >= batch_size]
     config = replace(profile.clip, text=replace(profile.clip.text, vocab_size=len(tokenizer)))
     ids = tokenizer.encode(data.captions)  # [N, L]
     longest = int((ids != tokenizer.end_id).sum(dim=1).max()) + 1
@@ -164,9 +162,7 @@ def clip_recipe(
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
         among = torch.arange(len(data))
-        kind = torch.rand(1, generator=generator)
-        if kind < 1 / 2:
-            groups = by_object if kind < 1 / 8 else by_color
+        if groups and torch.rand(1, generator=generator) < 0.5:
             among = groups[int(torch.randint(len(groups), (1,), generator=generator))]
         return (among[torch.randperm(len(among), generator=generator)[:batch_size]],)
 

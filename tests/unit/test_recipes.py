@@ -20,10 +20,10 @@ from course_utils.training.loop import train
 from course_utils.training.parts import Parts, train_parts
 from course_utils.training.recipes import (
     Recipe,
+    background_groups,
     caption_states,
     clip_recipe,
     encode_latents,
-    groups_alike,
     resized,
     train_recipe,
     train_tokenizer,
@@ -86,31 +86,20 @@ def test_without_a_prior_the_vae_recipe_is_the_plain_autoencoder(data):
     assert train_recipe(vae_recipe(replace(PROFILE, vae_beta=0.0), data, seed=3), seed=3, **EXACT).losses == losses
 
 
-@pytest.fixture(scope="module")
-def four_objects(data) -> CaptionedImages:
-    """So few that there are enough pictures of each."""
-    attributes = data.attributes.clone()
-    attributes[:, 0] %= 4
-    return CaptionedImages(data.images, data.captions, attributes)
-
-
-def test_clip_recipe_is_notebook_04(four_objects, precision):
-    data = four_objects
+def test_clip_recipe_is_notebook_04(data, precision):
     tokenizer, budget = train_tokenizer(PROFILE, data), PROFILE.clip_budget
     config = replace(PROFILE.clip, text=replace(PROFILE.clip.text, vocab_size=len(tokenizer)))
     torch.manual_seed(3)
     clip = CLIP(config)
-    by_object, by_color = (groups_alike(data, name, BATCH) for name in ("object", "color"))
-    assert len(by_object) == 4 and len(by_color) == 8
+    by_color = [(data.attributes[:, 1] == color).nonzero()[:, 0] for color in range(8)]
+    assert min(len(group) for group in by_color) >= BATCH
     ids = tokenizer.encode(data.captions)
     ids = ids[:, : (ids != tokenizer.end_id).sum(dim=1).max().item() + 1]
 
     def loss(generator):
         among = torch.arange(len(data))
-        kind = torch.rand(1, generator=generator)
-        if kind < 1 / 2:
-            groups = by_object if kind < 1 / 8 else by_color
-            among = groups[torch.randint(len(groups), (1,), generator=generator)]
+        if torch.rand(1, generator=generator) < 0.5:
+            among = by_color[torch.randint(8, (1,), generator=generator)]
         picks = among[torch.randperm(len(among), generator=generator)[: budget.batch_size]]
         image_features, text_features = clip.encode_image(data.batch(picks)[0]), clip.encode_text(ids[picks])
         return contrastive_loss(image_features.float(), text_features.float(), clip.logit_scale)
@@ -162,25 +151,18 @@ def test_all_randomness_of_a_step_is_drawn_at_once_with_the_batch_first(data, en
         assert recipe.loss(recipe.network, *batch) == recipe.loss(recipe.network, *batch)
 
 
-def test_half_of_clips_batches_are_hard(four_objects):
-    data = four_objects
-    recipe = clip_recipe(PROFILE, data, train_tokenizer(PROFILE, data))
-    batches = [recipe.draw(torch.Generator().manual_seed(i))[0] for i in range(300)]
-    assert {len(batch.unique()) for batch in batches} == {BATCH}
-    alike = [(data.attributes[batch] == data.attributes[batch[0]]).all(dim=0).tolist() for batch in batches]
-    assert 80 < sum(color for _, color, _, _ in alike) < 150  # three eighths, and a few by chance
-    assert 15 < sum(name for name, _, _, _ in alike) < 65  # one eighth
-
-
-def test_hard_batches_need_known_values_with_enough_pictures(data):
+def test_hard_batches_need_known_colours_and_enough_pictures(data):
+    assert background_groups(CaptionedImages(data.images, data.captions)) == []
     plain = CaptionedImages(data.images, data.captions)
-    for scenes_, at_least in ((plain, BATCH), (data, 1 + len(data))):
-        (group,) = groups_alike(scenes_, "color", at_least)
-        assert group.tolist() == list(range(len(data)))
-    drawn = clip_recipe(PROFILE, plain, train_tokenizer(PROFILE, plain)).draw
-    assert {len(drawn(torch.Generator().manual_seed(i))[0].unique()) for i in range(30)} == {BATCH}
-    for group in groups_alike(data, "object", 3):
-        assert len(group) >= 3 and len(data.attributes[group, 0].unique()) == 1
+    tokenizer = train_tokenizer(PROFILE, plain)
+    drawn = torch.cat(
+        [clip_recipe(PROFILE, plain, tokenizer).draw(torch.Generator().manual_seed(i))[0] for i in range(9)]
+    )
+    assert len(drawn) == 9 * BATCH
+    mine = clip_recipe(PROFILE, plain, tokenizer, groups=[torch.arange(4), torch.arange(20, 30)])
+    batches = [mine.draw(torch.Generator().manual_seed(i))[0] for i in range(30)]
+    hard = [set(batch.tolist()) <= set(range(20, 30)) for batch in batches]  # the group of four is too small
+    assert 8 < sum(hard) < 22 and {len(batch) for batch in batches} == {BATCH}
 
 
 def test_other_sizes_need_one_number(data):
