@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
 from pages import fill  # noqa: E402
+from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -166,7 +166,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     for panel, along, what, title, label in (
         (panels[0], "steps", "object_and_color_held_out", "object and colour", "held-out prompts right, %"),
         (panels[1], "guidance_scale", "all_named_held_out", "all four attributes", "held-out prompts right, %"),
-        (panels[2], "guidance_scale", "diversity", "diversity", "distance between pictures of one prompt"),
+        (panels[2], "guidance_scale", "diversity", "diversity", "distance between pictures"),
     ):
         for line, rows in lines_of(found, along):
             scale = 1 if what == "diversity" else 100
@@ -184,16 +184,21 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def contact_sheets(bench: Bench, folder: Path) -> None:
-    """Every object on every background, one picture each, as they come; a star marks a pair never trained on."""
+    """Every object on every background, one picture each, as they come, the name above the first of each eight.
+
+    A star marks a pair never trained on, a cross an object that the judge does not recognise.
+    """
     pairs = [(name, color) for name in OBJECTS for color in COLORS]
     drawn = bench.draw(CHOSEN, [prompt_for(*pair) for pair in pairs], 140)
     right = bench.judge.predict(drawn)[:, 0] == torch.arange(len(OBJECTS)).repeat_interleave(len(COLORS))
-    titles = [f"{name}{' *' if is_held_out_color(name, color) else ''}" for name, color in pairs]
-    titles = [title if ok else f"({title})" for title, ok in zip(titles, right.tolist(), strict=True)]
+    titles = []
+    for (name, color), ok in zip(pairs, right.tolist(), strict=True):
+        marks = "*" * is_held_out_color(name, color) + "×" * (not ok)
+        titles.append(f"{name if color == next(iter(COLORS)) else ''} {marks}".strip())
     half = len(pairs) // 2  # two pages
     for i, part in enumerate((slice(0, half), slice(half, None))):
         figure = show_images(drawn[part], titles[part], columns=16, size=0.72)
-        figure.savefig(folder / f"objects_{i + 1}.png", dpi=110)
+        figure.savefig(folder / f"objects_{i + 1}.png", dpi=110, bbox_inches="tight")
         plt.close(figure)
 
 
@@ -227,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.docs:
         fill(ROOT / "docs" / "performance.md", "quality", table(found))
         for name in ("quality", "objects_1", "objects_2"):
-            shutil.copyfile(folder / f"{name}.png", ROOT / "docs" / f"{name}.png")
+            with Image.open(folder / f"{name}.png") as picture:  # a palette: a third of the bytes, the same to the eye
+                picture.convert("RGB").quantize(256).save(ROOT / "docs" / f"{name}.png", optimize=True)
     print(table(found))
     print(f"written to {folder}")
     return 0
