@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import matplotlib
 import torch
-from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import matplotlib.pyplot as plt  # noqa: E402
-from pages import fill  # noqa: E402
+from pages import fill, publish_picture  # noqa: E402
 
 from course_utils.data.batches import to_float, to_uint8  # noqa: E402
 from course_utils.data.compositions import compositions  # noqa: E402
@@ -193,8 +192,7 @@ def publish(folder: Path, docs: Path) -> None:
     page = docs / "harder_scenes.md"
     fill(page, "scores", (folder / "scores.md").read_text(encoding="utf-8"))
     for name in ("samples", "attention"):
-        with Image.open(folder / f"{name}.png") as picture:  # a palette: a third of the bytes, the same to the eye
-            picture.convert("RGB").quantize(256).save(docs / f"harder_{name}.png", optimize=True)
+        publish_picture(folder / f"{name}.png", docs / f"harder_{name}.png")
     print(f"{docs.name}/: {page.name}, harder_samples.png, harder_attention.png")
 
 

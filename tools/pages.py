@@ -1,8 +1,10 @@
-"""Pages with a part that a tool writes: the lines between `<!-- name -->` and `<!-- /name -->`."""
+"""Pages with a part that a tool writes: the lines between `<!-- name -->` and `<!-- /name -->`, and its pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from PIL import Image
 
 
 def marks(name: str) -> tuple[str, str]:
@@ -22,3 +24,9 @@ def fill(page: Path, name: str, text: str) -> None:
     before, _, rest = whole.partition(start)
     after = rest.partition(end)[2]
     page.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}", encoding="utf-8")
+
+
+def publish_picture(source: Path, target: Path) -> None:
+    """Copy a PNG with 256 colours: a third of the bytes, the same to the eye."""
+    with Image.open(source) as picture:
+        picture.convert("RGB").quantize(256).save(target, optimize=True)

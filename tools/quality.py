@@ -28,8 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
-from pages import fill  # noqa: E402
-from PIL import Image  # noqa: E402
+from pages import fill, publish_picture  # noqa: E402
 from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -232,8 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.docs:
         fill(ROOT / "docs" / "performance.md", "quality", table(found))
         for name in ("quality", "objects_1", "objects_2"):
-            with Image.open(folder / f"{name}.png") as picture:  # a palette: a third of the bytes, the same to the eye
-                picture.convert("RGB").quantize(256).save(ROOT / "docs" / f"{name}.png", optimize=True)
+            publish_picture(folder / f"{name}.png", ROOT / "docs" / f"{name}.png")
     print(table(found))
     print(f"written to {folder}")
     return 0
