@@ -49,8 +49,7 @@ CANVAS = 64  # pixels, dx and dy of a scene are counted on a canvas of this side
 MARGIN = 2  # pixels left between an object and the edge it is placed at
 _PIXELS = {"small": (22, 27), "large": (38, 44)}  # side of an object, both ends included
 _PLACE_WEIGHTS = {"middle": 2, "left": 1, "right": 1, "top": 1, "bottom": 1}
-_SAY_SIZE = 0.5
-_SAY_PLACE = {"middle": 0.25, "left": 0.6, "right": 0.6, "top": 0.6, "bottom": 0.6}
+_SAY_SIZE, _SAY_PLACE = 0.5, 0.6  # how often a caption names them
 
 
 @dataclass(frozen=True)
@@ -164,13 +163,10 @@ def draw(scene: Scene, size: int = CANVAS) -> np.ndarray:
 
 
 def caption(scene: Scene, generator: torch.Generator) -> str:
-    """One of many ways to describe a scene: always object and colour; size and place in about half of them.
-
-    The middle, where one expects an object, is said less often than the other places.
-    """
+    """One of many ways to describe a scene: always object and colour; size and place in about half of them."""
     u = torch.rand(5, generator=generator, device=generator.device).tolist()
     template = TEMPLATES[int(u[0] * len(TEMPLATES))]
     size_words, place_phrases = SIZE_WORDS[scene.size], PLACE_PHRASES[scene.place]
     size_word = size_words[int(u[2] * len(size_words))] if u[1] < _SAY_SIZE else None
-    place_phrase = place_phrases[int(u[4] * len(place_phrases))] if u[3] < _SAY_PLACE[scene.place] else None
+    place_phrase = place_phrases[int(u[4] * len(place_phrases))] if u[3] < _SAY_PLACE else None
     return fill_template(template, scene.object, scene.color, size_word, place_phrase)

@@ -143,8 +143,8 @@ def position_grid(side: int, width: int) -> Tensor:
     """[side², width]: sines and cosines of the column and of the row of each place in a square grid, row by row.
 
     `width // 4` frequencies, in equal ratios from 1 to 1/100 radian a step; what is left of the width stays zero.
-    A start for learned position vectors: neighbours are alike, and the vectors are long enough to be heard beside
-    the patches'. Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, on two axes as in Beyer et al. 2022
+    A start for learned position vectors: neighbours are alike, and the vectors are longer than the patches', so that
+    they are heard beside them. Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, on two axes as in Beyer et al. 2022
     (arXiv 2205.01580).
     """
     angles = torch.arange(side)[:, None] * torch.logspace(0, -2, max(1, width // 4))  # [side, width / 4]
@@ -175,7 +175,7 @@ class VisionEncoder(nn.Module):
         self.post_norm = nn.LayerNorm(config.width)
         nn.init.normal_(self.class_embedding, std=config.width**-0.5)
         grid = position_grid(config.image_size // patch, config.width)
-        self.position_embedding.weight.data = torch.cat([torch.zeros(1, config.width), 0.5 * grid])
+        self.position_embedding.weight.data = torch.cat([torch.zeros(1, config.width), grid])
 
     def states(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, 1 + patches, D]: the class token, then the patches row by row.

@@ -97,11 +97,10 @@ def test_learning_curve_trains_scores_and_goes_on(
         clip_budget=budget,
         unet=UNetConfig((8, 16), heads=2, context_width=16, norm_groups=4),
         unet_budget=budget,
-        sampling_steps=2,
     )
     monkeypatch.setitem(PROFILES, "smoke", tiny)
     monkeypatch.setattr(learning_curve, "POINTS", 2)
-    arguments = ["--profile", "smoke", "--pictures", "4", "--output", str(tmp_path)]
+    arguments = ["--profile", "smoke", "--pictures", "4", "--steps", "2", "--output", str(tmp_path)]
     assert learning_curve.main(arguments) == 0
     found = json.loads((tmp_path / "learning_curve.json").read_text())
     assert set(found["seconds"]) == {"scenes", "vae", "clip", "unet"}
@@ -117,6 +116,11 @@ def test_learning_curve_trains_scores_and_goes_on(
     again = json.loads((tmp_path / "learning_curve.json").read_text())
     assert again["seconds"] == found["seconds"] and again["snapshots"] == found["snapshots"]
     assert set(again["points"]) == {"2", "4"}
+
+    assert learning_curve.main([*arguments, "--steps", "1"]) == 0  # drawn in another way: all points anew
+    other = json.loads((tmp_path / "learning_curve.json").read_text())
+    assert other["sampling_steps"] == 1 and other["snapshots"] == found["snapshots"]
+    assert all(other["points"][step] != again["points"][step] for step in ("2", "4"))
 
 
 def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:

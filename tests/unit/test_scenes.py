@@ -273,16 +273,18 @@ def test_every_sentence_of_the_grammar_can_be_read_back():
 
 def test_captions_say_what_is_there_and_vary():
     g = generator(5)
-    said, texts = Counter(), set()
+    said, middle, texts = Counter(), Counter(), set()
     for _ in range(3000):
         scene = random_scene(g)
         text = caption(scene, g)
         for attribute, value in parse_caption(text).items():
             assert getattr(scene, attribute) == value, text
             said[attribute] += 1
+            middle[attribute] += scene.place == "middle"
         texts.add(caption(Scene("dog", "red", "small", "top"), g))
     assert said["object"] == said["color"] == 3000
-    assert 0.45 < said["size"] / 3000 < 0.55 and 0.4 < said["place"] / 3000 < 0.6
+    assert 0.45 < said["size"] / 3000 < 0.55 and 0.55 < said["place"] / 3000 < 0.65
+    assert 0.55 < middle["place"] / middle["object"] < 0.65  # no place is said more seldom than the others
     assert len(TEMPLATES) >= 8 and len(texts) > 40
 
 
