@@ -144,8 +144,8 @@ def position_grid(side: int, width: int) -> Tensor:
 
     `width // 4` frequencies, in equal ratios from 1 to 1/100 radian a step; what is left of the width stays zero.
     A start for learned position vectors: neighbours are alike, and the vectors are longer than the patches', so that
-    they are heard beside them. Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, on two axes as in Beyer et al. 2022
-    (arXiv 2205.01580).
+    they are heard beside them. Source: Vaswani et al. 2017 (arXiv 1706.03762), section 3.5, on two axes as in Beyer
+    et al. 2022 (arXiv 2205.01580).
     """
     angles = torch.arange(side)[:, None] * torch.logspace(0, -2, max(1, width // 4))  # [side, width / 4]
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
