@@ -42,7 +42,7 @@ from course_utils.training.parts import Parts, train_parts  # noqa: E402
 from course_utils.training.profiles import PROFILES, Profile, get_profile  # noqa: E402
 from course_utils.training.recipes import resized, train_recipe, unet_recipe  # noqa: E402
 
-GUIDANCE = 3.0
+STEPS, GUIDANCE = 10, 3.0  # of DDIM; docs/performance.md: more steps are not more right
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def scores(run: Run) -> dict[str, Any]:
 
         def paint(prompts: list[str], generator: torch.Generator) -> Tensor:
             bar.update(len(prompts))
-            return pipe(prompts, None, run.profile.sampling_steps, GUIDANCE, generator).pictures
+            return pipe(prompts, None, STEPS, GUIDANCE, generator).pictures
 
         for i, (name, (split, seed)) in enumerate(REAL.items()):
             pairs = make_prompts(n, torch.Generator().manual_seed(100 + i), name, objects=run.setting.objects)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the text has")
 OPTIONS: dict[str, Any] = {"profile": "smoke", "fraction": 1.0, "unet_minutes": None, "scenes": None}
 TINY = replace(
     PROFILES["smoke"],
-    scenes=128, test_scenes=8, evaluation_pictures=4, sampling_steps=2,
+    scenes=128, test_scenes=8, evaluation_pictures=4,
     vae=VAEConfig((8, 8, 8, 16), norm_groups=4),
     vae_budget=Budget(2, 4, 3e-3, 0.02),
     clip=CLIPConfig(
