@@ -19,12 +19,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 @pytest.mark.parametrize("name", EXERCISES)
 def test_right_versions_pass_within_a_second(name: str) -> None:
     for i, right in enumerate(EXERCISES[name].RIGHT[name]):
-        seconds = []
         for _ in range(2):  # other random numbers each time
             begun = time.process_time()
             assert refusal(name, right) is None, f"right version {i} of {name}"
-            seconds.append(time.process_time() - begun)
-        assert min(seconds) < 1  # the quicker: a busy machine can make any one slow
+            assert time.process_time() - begun < 1
 
 
 WRONG = [
