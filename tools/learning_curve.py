@@ -1,6 +1,6 @@
 """How good the pictures are after how many minutes, from nothing to a trained U-Net: a table and a plot.
 
-    python tools/learning_curve.py                    the cpu profile: training, then a quarter of an hour of drawing
+    python tools/learning_curve.py                    the cpu profile: training, then some ten minutes of drawing
     python tools/learning_curve.py --profile smoke    a minute, to see that it works
 
 What is timed is what has to be computed for a first picture: drawing the scenes, training the VAE, CLIP and the U-Net
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
-from pages import fill  # noqa: E402
+from pages import fill, publish_picture  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -213,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plot(record.found, folder / "learning_curve.png")
     if given.docs:
         fill(ROOT / "docs" / "performance.md", "learning curve", table(record.found))
-        shutil.copyfile(folder / "learning_curve.png", ROOT / "docs" / "learning_curve.png")
+        publish_picture(folder / "learning_curve.png", ROOT / "docs" / "learning_curve.png")
     print(table(record.found))
     print(f"written to {folder}")
     return 0
