@@ -9,13 +9,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
-from pages import fill  # noqa: E402
+from pages import fill, publish_picture  # noqa: E402
 
 PICTURE = (
-    "![Left: share of prompts drawn right against the number of objects. "
-    "Right: time of a training step against the side of a picture.](scaling.png)"
+    "![Prompts drawn right over the number of objects, and the time of a training step over the side of a picture]"
+    "(scaling.png)"
 )
 Results = list[dict[str, Any]]  # what scaling.py wrote for each setting
 PARTS = {"vae": ("VAE", "#2a6f97"), "clip": ("CLIP", "#66a182"), "unet": ("U-Net", "#d1495b")}
@@ -71,30 +72,40 @@ def tables(results: Results) -> str:
 
 
 def plot(results: Results) -> Figure:
-    """Accuracy against the number of objects, and seconds a step against the side of a picture."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    """Accuracy against the number of objects, and seconds a step against the side of a picture: what there is of it."""
     by_objects = sorted((r for r in results if r["setting"]["size"] == 64), key=lambda r: r["setting"]["objects"])
     by_size = sorted((r for r in results if r["setting"]["objects"] == 64), key=lambda r: r["setting"]["size"])
-    objects, sizes = ([r["setting"][key] for r in rs] for key, rs in (("objects", by_objects), ("size", by_size)))
-    for key, name, color in (("object_and_color", "object, colour", "#2a6f97"), ("all_named", "all four", "#d1495b")):
-        for split, style, title in (("seen", "o-", "seen"), ("held_out", "s--", "held out")):
-            shares = [100 * r["stages"]["scores"][f"{key}_{split}"] for r in by_objects]
-            left.plot(objects, shares, style, ms=5, color=color, label=f"{name}, {title}")
-    left.set(xscale="log", xlabel="objects in the vocabulary", ylabel="prompts drawn right (%)", ylim=(-3, 103))
-    left.set_xticks(objects, [f"{n:,}" for n in objects])
-    for part, (name, color) in PARTS.items():
-        right.plot(sizes, [seconds_a_step(r, part) for r in by_size], "o-", ms=5, color=color, label=name)
-    right.set(yscale="log", xlabel="side of a picture (pixels)", ylabel="time of a training step (s)")
-    right.set_xticks(sizes, [str(n) for n in sizes])
-    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    right.yaxis.set_major_formatter("{x:g}")
-    for axis in (left, right):
+    panels = [(draw, rs) for draw, rs in ((plot_objects, by_objects), (plot_sizes, by_size)) if len(rs) > 1]
+    panels = panels or [(plot_objects, results)]  # a single setting
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained", squeeze=False)
+    for axis, (draw, rs) in zip(axes[0], panels, strict=True):
+        draw(axis, rs)
         axis.minorticks_off()
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
-    left.set_title("the same budget, more objects", fontsize=10)
-    right.set_title("the same networks, more pixels", fontsize=10)
     return figure
+
+
+def plot_objects(axis: Axes, results: Results) -> None:
+    objects = [r["setting"]["objects"] for r in results]
+    for key, name, color in (("object_and_color", "object, colour", "#2a6f97"), ("all_named", "all four", "#d1495b")):
+        for split, style, title in (("seen", "o-", "seen"), ("held_out", "s--", "held out")):
+            shares = [100 * r["stages"]["scores"][f"{key}_{split}"] for r in results]
+            axis.plot(objects, shares, style, ms=5, color=color, label=f"{name}, {title}")
+    axis.set(xscale="log", xlabel="objects in the vocabulary", ylabel="prompts drawn right (%)", ylim=(-3, 103))
+    axis.set_xticks(objects, [f"{n:,}" for n in objects])
+    axis.set_title("the same budget, more objects", fontsize=10)
+
+
+def plot_sizes(axis: Axes, results: Results) -> None:
+    sizes = [r["setting"]["size"] for r in results]
+    for part, (name, color) in PARTS.items():
+        axis.plot(sizes, [seconds_a_step(r, part) for r in results], "o-", ms=5, color=color, label=name)
+    axis.set(yscale="log", xlabel="side of a picture (pixels)", ylabel="time of a training step (s)")
+    axis.set_xticks(sizes, [str(n) for n in sizes])
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_title("the same networks, more pixels", fontsize=10)
 
 
 def write_report(results: Results, root: Path, docs: Path | None = None) -> int:
@@ -109,10 +120,10 @@ def write_report(results: Results, root: Path, docs: Path | None = None) -> int:
     text = tables(results)
     (root / "scaling.md").write_text(text + "\n", encoding="utf-8")
     figure = plot(results)
-    for folder in (root, docs) if docs else (root,):
-        figure.savefig(folder / "scaling.png", dpi=130)
+    figure.savefig(root / "scaling.png", dpi=130)
     plt.close(figure)
     if docs:
+        publish_picture(root / "scaling.png", docs / "scaling.png")
         fill(docs / "scaling.md", "scaling", f"{text}\n\n{PICTURE}")
     print(f"{text}\n\nwritten to {docs or root}: scaling.md, scaling.png")
     return 0

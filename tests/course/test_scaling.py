@@ -153,6 +153,9 @@ def test_tables_and_plot_are_written_between_the_markers(root, tmp_path):
     assert "*" in cost["200 objects, 64 pixels"][2] and "*" not in cost["64 objects, 96 pixels"][2]
     assert rows[9][0] == "64 objects, 64 pixels" and rows[9][2] == "90.0 %"
     assert Image.open(docs / "scaling.png").size[0] > 900
+    sizes_only = [r for r in made_up(root) if r["setting"]["objects"] == 64]
+    assert scaling_report.write_report(sizes_only, tmp_path) == 0
+    assert Image.open(tmp_path / "scaling.png").size[0] < 700  # one panel: there is no second number of objects
 
 
 def test_a_report_of_nothing_of_a_mixture_and_a_document_without_markers(root, tmp_path, capsys):
