@@ -75,8 +75,8 @@ def plot(results: Results) -> Figure:
     """Accuracy against the number of objects, and seconds a step against the side of a picture: what there is of it."""
     by_objects = sorted((r for r in results if r["setting"]["size"] == 64), key=lambda r: r["setting"]["objects"])
     by_size = sorted((r for r in results if r["setting"]["objects"] == 64), key=lambda r: r["setting"]["size"])
-    panels = [(draw, rs) for draw, rs in ((plot_objects, by_objects), (plot_sizes, by_size)) if len(rs) > 1]
-    panels = panels or [(plot_objects, results)]  # a single setting
+    both = ((plot_objects, by_objects), (plot_sizes, by_size))
+    panels = [panel for panel in both if len(panel[1]) > 1] or [panel for panel in both if panel[1]]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained", squeeze=False)
     for axis, (draw, rs) in zip(axes[0], panels, strict=True):
         draw(axis, rs)

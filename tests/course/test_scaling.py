@@ -156,6 +156,11 @@ def test_tables_and_plot_are_written_between_the_markers(root, tmp_path):
     sizes_only = [r for r in made_up(root) if r["setting"]["objects"] == 64]
     assert scaling_report.write_report(sizes_only, tmp_path) == 0
     assert Image.open(tmp_path / "scaling.png").size[0] < 700  # one panel: there is no second number of objects
+    apart = [r for r in made_up(root) if (r["setting"]["objects"], r["setting"]["size"]) in ((200, 64), (64, 96))]
+    assert [axis.get_title() for axis in scaling_report.plot(apart).axes] == [
+        "the same budget, more objects",
+        "the same networks, more pixels",
+    ]
 
 
 def test_a_report_of_nothing_of_a_mixture_and_a_document_without_markers(root, tmp_path, capsys):
