@@ -3,9 +3,10 @@
     python tools/harder_scenes.py                    in the profile that suits this machine
     python tools/harder_scenes.py --profile smoke    seconds a stage, to see that it runs; the scores mean nothing
 
-Draws the pictures, trains a detector to judge by and the VAE, CLIP and U-Net of a profile, draws pictures for prompts
-of each task and scores them. Everything goes to artifacts/<profile>/harder_scenes/: the parts, what was drawn, and
-scores.json, scores.md, verdicts.json, samples.png and attention.png. Interrupted, the same command goes on.
+Draws the pictures, trains a detector to judge by, trains on what the notebooks have left (your own parts, else those of
+checkpoints/), draws pictures for prompts of each task and scores them. With --from-nothing VAE, CLIP and U-Net begin
+anew, as in the notebooks. Everything goes to artifacts/<profile>/harder_scenes/: the parts, what was drawn, and
+scores.json, scores.md, hearing.md, verdicts.json, samples.png and attention.png. Interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -34,30 +35,34 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import matplotlib.pyplot as plt  # noqa: E402
 from pages import fill, publish_picture  # noqa: E402
 
-from course_utils.data.batches import to_float, to_uint8  # noqa: E402
+from course_utils.data.batches import CaptionedImages, to_float, to_uint8  # noqa: E402
 from course_utils.data.compositions import compositions  # noqa: E402
 from course_utils.data.descriptions import TASKS  # noqa: E402
 from course_utils.evaluation import geneval  # noqa: E402
 from course_utils.evaluation.detector import Detector, DetectorConfig, detect, detector_loss, things_of  # noqa: E402
+from course_utils.evaluation.listening import hearing_table, hears  # noqa: E402
 from course_utils.evaluation.reconstruction import reconstruct  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts  # noqa: E402
 from course_utils.lessons.harder_plots import show_attention, show_samples  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
 from course_utils.training.artifacts import (  # noqa: E402
     artifacts_folder,
+    find_parts,
     load_model,
     read_card,
     save_artifact,
     sha256,
     write_card,
 )
+from course_utils.training.finetuning import finetune_parts  # noqa: E402
 from course_utils.training.loop import train  # noqa: E402
-from course_utils.training.parts import data_fingerprint, train_parts  # noqa: E402
+from course_utils.training.parts import Parts, data_fingerprint, load_part, train_parts  # noqa: E402
 from course_utils.training.profiles import PROFILES, Budget, Profile, get_profile  # noqa: E402
 from course_utils.training.state import write_safely  # noqa: E402
 
 DETECTOR_BUDGET = Budget(1000, 64, 2e-3, 0.02)
 DETECTOR_EMA = 0.99  # an average over some hundred steps: the run is short
+STEPS = 10  # of DDIM; docs/performance.md: more steps are not more right
 GOOD_JUDGE = 0.97  # what a judge must reach on real pictures, task by task, before its word counts
 
 
@@ -69,6 +74,8 @@ class Settings(NamedTuple):
     count: int  # pictures drawn for each task and split
     seed: int
     guidance_scale: float
+    start: Path | None = None  # folder of the parts to begin with; None: your own, else those of checkpoints/
+    from_nothing: bool = False
 
 
 def trained_detector(settings: Settings, device: torch.device) -> Detector:
@@ -101,9 +108,32 @@ def trained_detector(settings: Settings, device: torch.device) -> Detector:
     return detector
 
 
+def trained_parts(settings: Settings, data: CaptionedImages, device: torch.device) -> Parts:
+    """VAE, text encoder and U-Net for these pictures: trained on from what there is, or from nothing."""
+    profile, folder, seed = settings.profile, settings.folder, settings.seed
+    if settings.from_nothing:
+        return train_parts(profile, data, seed=seed, folder=folder, device=device)
+    start = Parts()
+    for name, where in find_parts(settings.start).items():
+        load_part(name, start, where, device)
+    return finetune_parts(profile, data, start, folder, seed=seed, device=device)
+
+
+def part_of(budget: Budget, steps: float, rate: float) -> Budget:
+    """These parts of a budget's steps and of its learning rates."""
+    muon_lr = None if budget.muon_lr is None else rate * budget.muon_lr
+    return replace(budget, steps=max(1, round(steps * budget.steps)), lr=rate * budget.lr, muon_lr=muon_lr)
+
+
+def for_training_on(profile: Profile) -> Profile:
+    """The profile with shorter and gentler budgets, for networks that can do something already."""
+    vae, unet = part_of(profile.vae_budget, 1 / 3, 1 / 3), part_of(profile.unet_budget, 5 / 7, 1 / 2)
+    return replace(profile, vae_budget=vae, unet_budget=unet)
+
+
 def draw_cell(pipe: TextToImage, prompts: list[str], path: Path, seed: int, settings: Settings, bar: tqdm) -> Tensor:
     """Pictures for prompts, uint8 [N, 3, H, W]: those in `path` if the same U-Net drew them in the same way."""
-    steps, scale = settings.profile.sampling_steps, settings.guidance_scale
+    steps, scale = STEPS, settings.guidance_scale
     unet = sha256(settings.folder / "unet.safetensors")
     origin = {"prompts": json.dumps(prompts), "origin": f"{unet}, {steps} steps, guidance {scale:g}, seed {seed}"}
     if path.exists():
@@ -140,7 +170,7 @@ def draw_and_judge(pipe: TextToImage, detector: Detector, settings: Settings) ->
 
 def run(settings: Settings) -> None:
     """Every stage in turn; what an earlier sitting finished is taken up again."""
-    profile, folder, count, seed, guidance_scale = settings
+    profile, folder, count, seed, guidance_scale, *_ = settings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     begun = time.perf_counter()
     detector = trained_detector(settings, device)
@@ -153,12 +183,16 @@ def run(settings: Settings) -> None:
 
     print(f"drawing {profile.scenes:,} pictures to train on", flush=True)
     data, _ = compositions(profile.scenes, seed=seed)
-    parts = train_parts(profile, data, seed=seed, folder=folder, device=device)
+    parts = trained_parts(settings, data, device)
     pipe = parts.pipeline(size=data.images.shape[-1])
 
     limit = geneval.score_real_pictures(detector, count, seed + 60, "held_out", partial(reconstruct, pipe.vae))
     cells = draw_and_judge(pipe, detector, settings)
     scores = {split: geneval.scores_of(cells, split) for split in geneval.SPLITS}
+    heard = {
+        "seen in training": hears(pipe, count, seed + 70, "train"),
+        "held out": hears(pipe, count, seed + 80, "held_out"),
+    }
     columns = {
         "seen in training": scores["seen"],
         "held out": scores["held_out"],
@@ -167,12 +201,13 @@ def run(settings: Settings) -> None:
     }
     facts = {
         "profile": profile.name, "seed": seed, "pictures": count, "guidance_scale": guidance_scale,
-        "sampling_steps": profile.sampling_steps, "steps": {"detector": read_card("detector", folder)["steps"]},
+        "sampling_steps": STEPS, "steps": {"detector": read_card("detector", folder)["steps"]},
         "seconds": {**parts.seconds, "detector": read_card("detector", folder)["seconds"]},
     }  # fmt: skip
-    facts["steps"] |= {name: read_card(name, folder)["steps"] for name in ("vae", "clip", "unet")}
+    facts["steps"] |= {name: read_card(name, folder)["steps"] for name in parts.seconds}
     reference = geneval.STABLE_DIFFUSION_15
-    write_card(folder / "scores.json", {**facts, "scores": scores, "judge": judge, "vae": limit, "sd15": reference})
+    found = {"scores": scores, "judge": judge, "vae": limit, "heard": heard, "sd15": reference}
+    write_card(folder / "scores.json", {**facts, **found})
     rows = [
         {"prompt": text, "task": c.task, "split": c.split, "right": v.right, "reason": v.reason}
         for c in cells
@@ -180,17 +215,20 @@ def run(settings: Settings) -> None:
     ]
     write_card(folder / "verdicts.json", {"verdicts": rows})
     table = geneval.score_table(columns, count)
+    hearing = hearing_table(heard, count)
     (folder / "scores.md").write_text(table + "\n", encoding="utf-8")
+    (folder / "hearing.md").write_text(hearing + "\n", encoding="utf-8")
     with plt.rc_context({"figure.constrained_layout.use": True}):
         show_samples(cells).savefig(folder / "samples.png", dpi=110)
         show_attention(pipe, cells, seed).savefig(folder / "attention.png", dpi=130, bbox_inches="tight")
-    print(f"\n{table}\n\n{folder}: done, {(time.perf_counter() - begun) / 60:.1f} minutes in this sitting")
+    print(f"\n{table}\n\n{hearing}\n\n{folder}: done, {(time.perf_counter() - begun) / 60:.1f} minutes in this sitting")
 
 
 def publish(folder: Path, docs: Path) -> None:
-    """Put the table into docs/harder_scenes.md, between its marks, and the two figures beside it."""
+    """Put the two tables into docs/harder_scenes.md, between their marks, and the two figures beside it."""
     page = docs / "harder_scenes.md"
-    fill(page, "scores", (folder / "scores.md").read_text(encoding="utf-8"))
+    for name in ("scores", "hearing"):
+        fill(page, name, (folder / f"{name}.md").read_text(encoding="utf-8"))
     for name in ("samples", "attention"):
         publish_picture(folder / f"{name}.png", docs / f"harder_{name}.png")
     print(f"{docs.name}/: {page.name}, harder_samples.png, harder_attention.png")
@@ -199,21 +237,25 @@ def publish(folder: Path, docs: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--profile", choices=list(PROFILES), help="default: what suits this machine")
-    parser.add_argument("--steps", type=int, help="steps of the U-Net, instead of the profile's")
+    parser.add_argument("--steps", type=int, help="steps of the U-Net, instead of 5/7 of the profile's")
     parser.add_argument(
         "--pictures", type=int, help="drawn for each task and split; default: a quarter of the profile's"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--docs", action="store_true", help="put the table and the figures into docs/ as well")
     parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale w")
+    parser.add_argument("--start", type=Path, help="folder to begin with; default: yours, else checkpoints/")
+    parser.add_argument("--from-nothing", action="store_true", help="begin with untrained networks")
     given = parser.parse_args(arguments)
     profile = get_profile(given.profile)
+    profile = profile if given.from_nothing else for_training_on(profile)
     if given.steps is not None:
         profile = replace(profile, unet_budget=replace(profile.unet_budget, steps=given.steps))
     count = given.pictures or max(8, profile.evaluation_pictures // 4)
-    run(Settings(profile, artifacts_folder(profile.name) / "harder_scenes", count, given.seed, given.guidance))
+    folder = artifacts_folder(profile.name) / ("harder_scenes_from_nothing" if given.from_nothing else "harder_scenes")
+    run(Settings(profile, folder, count, given.seed, given.guidance, given.start, given.from_nothing))
     if given.docs:
-        publish(artifacts_folder(profile.name) / "harder_scenes", ROOT / "docs")
+        publish(folder, ROOT / "docs")
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ def best_precision(device_type: str) -> str:
     if device_type != "cpu":
         return "float32"
 
-    def seconds(dtype: torch.dtype) -> float:
-        a = torch.ones(768, 768, dtype=dtype)
+    def seconds(dtype: torch.dtype, side: int = 768) -> float:
+        a = torch.ones(side, side, dtype=dtype)
         times = []
         for _ in range(6):
             start = time.perf_counter()
@@ -82,6 +82,8 @@ def best_precision(device_type: str) -> str:
             times.append(time.perf_counter() - start)
         return min(times)
 
+    if seconds(torch.bfloat16, 128) > 5 * seconds(torch.float32, 128):  # no instructions for it: a large one takes 1 s
+        return "float32"
     return "bf16" if seconds(torch.float32) > 1.5 * seconds(torch.bfloat16) else "float32"
 
 

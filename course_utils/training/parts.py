@@ -127,8 +127,8 @@ def train_parts(
             check_captions(data.captions, parts.tokenizer)  # now, rather than when the VAE is trained
         for name in [n for n in NAMES if n in which]:
             key = _key(name, profile, seed, content, folder)
-            if folder and not restart and _finished(name, folder, key):
-                _load(name, parts, folder, device)
+            if folder and not restart and finished(name, folder, key):
+                load_part(name, parts, folder, device)
                 continue
             recipe = _recipe(name, profile, data, parts, seed, device, precision)
             state = folder / "training" / key if folder else None
@@ -154,7 +154,7 @@ def train_parts(
             if main and folder:
                 facts = {"profile": profile.name, "steps": len(history.losses), "seconds": parts.seconds[name]}
                 facts |= {"seed": seed, "made_from": key}
-                _save(name, parts, folder, **facts, **_sampling(name, profile, parts, folder))
+                save_part(name, parts, folder, **facts, **sampling_facts(name, profile, parts, folder))
                 shutil.rmtree(folder / "training" / key, ignore_errors=True)  # the state of a run that is over
             wait(accelerator)  # what the main process wrote is there for all
     return parts
@@ -211,7 +211,7 @@ def _key(name: str, profile: Profile, seed: int, content: str, folder: Path | No
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _sampling(name: str, profile: Profile, parts: Parts, folder: Path) -> dict[str, Any]:
+def sampling_facts(name: str, profile: Profile, parts: Parts, folder: Path) -> dict[str, Any]:
     """What the U-Net's card says besides, so that pictures can be drawn with it."""
     if name != "unet":
         return {}
@@ -223,12 +223,14 @@ def _sampling(name: str, profile: Profile, parts: Parts, folder: Path) -> dict[s
     }
 
 
-def _finished(name: str, folder: Path, key: str) -> bool:
+def finished(name: str, folder: Path, key: str) -> bool:
+    """Whether that part lies there, made from just what `key` stands for."""
     there = (folder / f"{name}.safetensors").exists() and (folder / f"{name}.json").exists()
     return there and read_card(name, folder).get("made_from") == key
 
 
-def _load(name: str, parts: Parts, folder: Path, device: torch.device) -> None:
+def load_part(name: str, parts: Parts, folder: Path, device: torch.device) -> None:
+    """Put a finished part from the folder, with its metrics and seconds, among the others."""
     model_class, config_class = _CLASSES[name]
     setattr(parts, name, load_model(model_class, config_class, name, folder).to(device))
     card = read_card(name, folder)
@@ -237,7 +239,8 @@ def _load(name: str, parts: Parts, folder: Path, device: torch.device) -> None:
         parts.tokenizer = Tokenizer.load(folder / "tokenizer")
 
 
-def _save(name: str, parts: Parts, folder: Path, **facts: Any) -> None:
+def save_part(name: str, parts: Parts, folder: Path, **facts: Any) -> None:
+    """Write a part and its card; CLIP's tokenizer lies beside it."""
     save_artifact(name, getattr(parts, name), folder=folder, metrics=parts.metrics.get(name), **facts)
     if name == "clip" and parts.tokenizer is not None:
         parts.tokenizer.save(folder / "tokenizer")
@@ -249,7 +252,7 @@ def _take(name: str, parts: Parts, folder: Path | None, main: bool, device: torc
     if given is None or (name == "clip" and parts.tokenizer is None):
         if folder is None:
             raise FileNotFoundError(f"the U-Net needs a {name}: train it too, give it in `given`, or name its folder")
-        return _load(name, parts, folder, device)
+        return load_part(name, parts, folder, device)
     given.to(device).eval()
     if folder is None or not main:
         return
@@ -258,4 +261,4 @@ def _take(name: str, parts: Parts, folder: Path | None, main: bool, device: torc
         if stored.keys() != ours.keys() or any(not torch.equal(stored[k], ours[k].cpu().float()) for k in ours):
             raise ValueError(f"{folder} holds another {name} than the one given: choose another folder")
     else:
-        _save(name, parts, folder)
+        save_part(name, parts, folder)
