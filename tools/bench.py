@@ -142,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sections == ["memory"]:
         parser.error("memory is measured for other sections: name them too, as in --only unet memory")
     folder = given.output or artifacts_folder("bench")
+    if "bf16" not in cases.PRECISIONS:
+        print("this processor has no instructions for bfloat16; rows in bf16 are left out")
     try:
         results = measure(
             PROFILES[given.profile],

@@ -65,6 +65,23 @@ class History:
         return ((sums[window:] - sums[:-window]) / window).tolist()
 
 
+def product_seconds(dtype: torch.dtype, side: int) -> float:
+    """How long the processor takes for the product of two square matrices: the best of six tries."""
+    a = torch.ones(side, side, dtype=dtype)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@functools.lru_cache
+def lacks_bf16() -> bool:
+    """Whether the processor has no instructions for bfloat16: then a product takes some hundred times as long in it."""
+    return product_seconds(torch.bfloat16, 128) > 5 * product_seconds(torch.float32, 128)
+
+
 @functools.lru_cache
 def best_precision(device_type: str) -> str:
     """ "float32", "bf16" or "fp16": what this machine multiplies matrices fastest in, measured on a processor."""
@@ -73,18 +90,9 @@ def best_precision(device_type: str) -> str:
     if device_type != "cpu":
         return "float32"
 
-    def seconds(dtype: torch.dtype, side: int = 768) -> float:
-        a = torch.ones(side, side, dtype=dtype)
-        times = []
-        for _ in range(6):
-            start = time.perf_counter()
-            a @ a
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    if seconds(torch.bfloat16, 128) > 5 * seconds(torch.float32, 128):  # no instructions for it: a large one takes 1 s
+    if lacks_bf16():  # asked first, with small matrices: the large ones would take a second each
         return "float32"
-    return "bf16" if seconds(torch.float32) > 1.5 * seconds(torch.bfloat16) else "float32"
+    return "bf16" if product_seconds(torch.float32, 768) > 1.5 * product_seconds(torch.bfloat16, 768) else "float32"
 
 
 def autocast(device_type: str, precision: str = "auto"):

@@ -139,6 +139,7 @@ def test_one_run_writes_the_table_and_every_round(
     monkeypatch.setitem(bench.PROFILES, "smoke", TINY)
     monkeypatch.setattr(cases, "QUICK", cases.Effort(rounds=2, seconds=0.01, sizes=(64, 96)))
     monkeypatch.setattr(cases, "PICTURES", 2)
+    monkeypatch.setattr(cases, "PRECISIONS", ("float32", "bf16"))  # so tiny that any processor can
     assert bench.main(["--quick", "--profile", "smoke", "--output", str(tmp_path)]) == 0
 
     text = (tmp_path / "bench.md").read_text(encoding="utf-8")

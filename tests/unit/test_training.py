@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import nn
 
 from course_utils.models.vae import VAE, VAEConfig
-from course_utils.training import artifacts
+from course_utils.training import artifacts, loop
 from course_utils.training.interrupt import held_interrupts
 from course_utils.training.loop import History, TrainingDiverged, learning_rate, train
 from course_utils.training.muon import orthogonalise, split_parameters
@@ -217,6 +217,23 @@ def test_muon_leaves_first_last_and_vectors_to_adamw():
     assert sum(p.numel() for p in hidden) + sum(p.numel() for p in rest) == sum(
         p.numel() for p in VAE(TINY).parameters()
     )
+
+
+@pytest.mark.parametrize(("gain", "wanted"), [(0.01, "float32"), (0.9, "float32"), (2.0, "bf16")])
+def test_the_faster_precision_is_taken_and_a_hopeless_one_not_tried_at_length(gain, wanted, monkeypatch):
+    sides = []
+
+    def product_seconds(dtype, side):
+        sides.append(side)
+        return 1.0 / (gain if dtype is torch.bfloat16 else 1.0)
+
+    monkeypatch.setattr(loop, "product_seconds", product_seconds)
+    for function in (loop.lacks_bf16, loop.best_precision):
+        function.cache_clear()
+    assert loop.best_precision("cpu") == wanted and loop.lacks_bf16() == (gain < 0.2)
+    assert max(sides) == (128 if gain < 0.2 else 768)
+    for function in (loop.lacks_bf16, loop.best_precision):
+        function.cache_clear()
 
 
 def test_history_smooths():

@@ -20,10 +20,10 @@ from course_utils.data.scenes import COLORS, OBJECTS, caption, prompt_for, rando
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.pipeline import TextToImage
 from course_utils.training.artifacts import checkpoints_folder
-from course_utils.training.loop import autocast
+from course_utils.training.loop import autocast, lacks_bf16
 from course_utils.training.profiles import Profile
 
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32",) if lacks_bf16() else ("float32", "bf16")  # without instructions for it, a step takes minutes
 PICTURES = 16
 GUIDANCE = 3.0
 Tick = Callable[[str], object]
