@@ -41,6 +41,7 @@ from course_utils.training.recipes import (
     check_captions,
     cosine_schedule,
     device_of,
+    draw_denoising,
     encode_latents,
     train_recipe,
     train_tokenizer,
@@ -98,10 +99,7 @@ def reading_recipe(profile: Profile, latents: Tensor, ids: Tensor, empty: Tensor
     schedule, batch_size = cosine_schedule(), profile.unet_budget.batch_size
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        chosen = torch.randint(len(latents), (batch_size,), generator=generator)
-        t = torch.randint(schedule.num_train_timesteps, (batch_size,), generator=generator)
-        noise = torch.randn(batch_size, *latents.shape[1:], generator=generator)
-        return chosen, t, noise, torch.rand(batch_size, generator=generator) < profile.condition_dropout
+        return draw_denoising(latents, schedule, batch_size, profile.condition_dropout, generator)
 
     def loss(network: ReadingUNet, chosen: Tensor, t: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
         device = device_of(network)

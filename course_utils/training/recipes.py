@@ -218,10 +218,7 @@ def unet_recipe(
     schedule = cosine_schedule()
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        chosen = torch.randint(len(latents), (batch_size,), generator=generator)
-        t = torch.randint(schedule.num_train_timesteps, (batch_size,), generator=generator)
-        noise = torch.randn(batch_size, *latents.shape[1:], generator=generator)
-        return chosen, t, noise, torch.rand(batch_size, generator=generator) < dropout
+        return draw_denoising(latents, schedule, batch_size, dropout, generator)
 
     def loss(unet: UNet, chosen: Tensor, t: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
         device = device_of(unet)
@@ -233,6 +230,16 @@ def unet_recipe(
         )
 
     return Recipe("unet", _seeded(lambda: UNet(config), seed).to(device), draw, loss, profile.unet_budget)
+
+
+def draw_denoising(
+    latents: Tensor, schedule: NoiseSchedule, batch_size: int, dropout: float, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """What a step of the U-Net draws: which latents, t, noise, and whose caption is dropped, [B] but for the noise."""
+    chosen = torch.randint(len(latents), (batch_size,), generator=generator)
+    t = torch.randint(schedule.num_train_timesteps, (batch_size,), generator=generator)
+    noise = torch.randn(batch_size, *latents.shape[1:], generator=generator)
+    return chosen, t, noise, torch.rand(batch_size, generator=generator) < dropout
 
 
 @torch.no_grad()
