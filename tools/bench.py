@@ -26,6 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched
 
 import torch  # noqa: E402
 from benchmarks import cases, memory, table  # noqa: E402
+from machine import processor  # noqa: E402
 from pages import fill  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -33,13 +34,6 @@ from course_utils.training.artifacts import artifacts_folder, write_card  # noqa
 from course_utils.training.profiles import PROFILES, Profile  # noqa: E402
 
 SECTIONS = ("vae", "clip", "unet", "sampling", "data", "memory")
-
-
-def processor() -> str:
-    """The processor's name, as well as the system knows it."""
-    path = Path("/proc/cpuinfo")
-    names = [line for line in path.read_text().splitlines() if "model name" in line] if path.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
 
 
 def load() -> float:

@@ -2,10 +2,12 @@
 
     python tools/scaling.py                        64, 200 and 1,000 objects; 96 and 128 pixels (hours on two cores)
     python tools/scaling.py --only 200-objects     one setting; --help names them
-    python tools/scaling.py --publish              no training: table and plot of what is there into docs/
+    python tools/scaling.py --time-steps           some minutes: a few steps of each network at 64, 96 and 128 pixels
+    python tools/scaling.py --publish              no training: tables and plot of what is there into docs/
 
 Each setting runs in a process of its own, so that its peak memory is its own, and writes down each stage as it ends:
-the same command goes on where a killed one stopped. Results go to artifacts/<profile>/scaling/.
+the same command goes on where a killed one stopped. Results go to artifacts/<profile>/scaling/. Those of the published
+tables are kept in docs/scaling.json; publishing replaces in it what has been measured anew.
 """
 
 from __future__ import annotations
@@ -31,16 +33,27 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+from machine import processor  # noqa: E402
+
 from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
 from course_utils.evaluation.judge import Judge, JudgeConfig, judge_loss  # noqa: E402
 from course_utils.evaluation.reconstruction import reconstruction_psnr  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts, make_prompts, prompts_of, score_pictures  # noqa: E402
 from course_utils.models.vae import VAE, VAEConfig  # noqa: E402
 from course_utils.training.artifacts import artifacts_folder, load_model, save_artifact, write_card  # noqa: E402
-from course_utils.training.loop import train  # noqa: E402
-from course_utils.training.parts import Parts, train_parts  # noqa: E402
+from course_utils.training.finetuning import finetune_parts  # noqa: E402
+from course_utils.training.loop import best_precision, train  # noqa: E402
+from course_utils.training.parts import Parts, load_parts, train_parts  # noqa: E402
 from course_utils.training.profiles import PROFILES, Profile, get_profile  # noqa: E402
-from course_utils.training.recipes import resized, train_recipe, unet_recipe  # noqa: E402
+from course_utils.training.recipes import (  # noqa: E402
+    Recipe,
+    clip_recipe,
+    resized,
+    train_recipe,
+    train_tokenizer,
+    unet_recipe,
+    vae_recipe,
+)
 
 STEPS, GUIDANCE = 10, 3.0  # of DDIM; docs/performance.md: more steps are not more right
 
@@ -52,6 +65,7 @@ class Setting:
     vocab_size: of the tokenizer, so that each word of the objects' names is one token and a caption has 16 at most.
     judge_times: the judge is the ruler, no part of what is compared: it is trained this many times as long.
     vae_of: the setting whose VAE is taken, for one of 1,000 objects serves fewer of the same size; "" trains its own.
+    trained_on: begins with the parts for 64 pixels (yours, else those of checkpoints/), not with untrained networks.
     """
 
     name: str
@@ -60,6 +74,7 @@ class Setting:
     vocab_size: int = 1024
     judge_times: int = 1
     vae_of: str = ""
+    trained_on: bool = False
 
 
 OWNER = "1000-objects"
@@ -71,8 +86,11 @@ SETTINGS: dict[str, Setting] = {
         Setting(OWNER, objects=1000, vocab_size=4096, judge_times=4),
         Setting("96-pixels", size=96),
         Setting("128-pixels", size=128),
+        Setting("96-pixels-trained-on", size=96, trained_on=True),
     )
 }
+SIDES = (64, 96, 128)
+TIMES = "step_times_{}.json"
 
 
 def peak_memory() -> float | None:
@@ -93,12 +111,13 @@ class Run:
         self.folder, self.path = root / setting.name, root / f"{setting.name}.json"
         text = replace(profile.clip.text, vocab_size=setting.vocab_size)
         profile = replace(profile, vocab_size=setting.vocab_size, clip=replace(profile.clip, text=text))
-        self.profile = resized(profile, setting.size)
+        self.profile = for_training_on(profile, setting.size) if setting.trained_on else resized(profile, setting.size)
         self.results: dict[str, Any] = {
             "setting": dataclasses.asdict(setting),
             "options": options,
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
+            "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {best_precision(device)}",
             "stages": {},
         }
         if self.path.exists():
@@ -134,6 +153,16 @@ class Run:
 
     def with_unet_steps(self, steps: int) -> None:
         self.profile = replace(self.profile, unet_budget=replace(self.profile.unet_budget, steps=steps))
+
+
+def for_training_on(profile: Profile, size: int) -> Profile:
+    """The profile for going on with larger pictures: short, gentle, and noisier by as much as they are larger.
+
+    In a larger picture the same noise hides less. The shift by the ratio of the sides is that of Esser et al. 2024
+    (arXiv 2403.03206), equation 23. CLIP's picture encoder is not used.
+    """
+    vae, unet = profile.vae_budget.part(1 / 6, 1 / 3), profile.unet_budget.part(1 / 4, 1 / 2)
+    return replace(profile, vae_budget=vae, unet_budget=unet, timestep_shift=size / SIDES[0])
 
 
 # --- the stages, in order -----------------------------------------------------------------------------------
@@ -183,8 +212,13 @@ def part(name: str) -> Callable[[Run], dict[str, Any]]:
         if name == "vae" and run.setting.vae_of:
             steps = json.loads((run.root / f"{run.setting.vae_of}.json").read_text(encoding="utf-8"))["stages"]["vae"]
             return {**steps, "psnr": vae_psnr(run, shared_vae(run)), "taken_from": run.setting.vae_of}
-        given = Parts(vae=shared_vae(run)) if name == "unet" and run.setting.vae_of else None
-        parts = train_parts(run.profile, run.data, folder=run.folder, which=(name,), given=given, device=run.device)
+        if run.setting.trained_on:  # both networks at once, the first time
+            if name == "clip":
+                return {"steps": 0, "seconds": 0.0, "note": "its text encoder is trained on with the U-Net"}
+            parts = finetune_parts(run.profile, run.data, load_parts(None, run.device), run.folder, device=run.device)
+        else:
+            given = Parts(vae=shared_vae(run)) if name == "unet" and run.setting.vae_of else None
+            parts = train_parts(run.profile, run.data, folder=run.folder, which=(name,), given=given, device=run.device)
         steps = getattr(run.profile, f"{name}_budget").steps
         facts = {"steps": steps, "seconds": parts.seconds[name], "loss": parts.metrics[name]["loss"]}
         return {**facts, "psnr": vae_psnr(run, parts.vae)} if name == "vae" else facts
@@ -206,9 +240,8 @@ REAL = {"seen": ("train", 11), "held_out": ("held_out", 13)}  # (split, seed) of
 
 def scores(run: Run) -> dict[str, Any]:
     """Draw for prompts that name object and colour, and for prompts that name all four; let the judge look."""
-    # All that lies there trained is only loaded by this.
-    parts = train_parts(run.profile, run.data, folder=run.folder, which=("unet",), device=run.device)
-    pipe, network = parts.pipeline(run.setting.size), load_model(Judge, JudgeConfig, "judge", run.folder).to(run.device)
+    pipe = load_parts(run.folder, run.device).pipeline(run.setting.size)
+    network = load_model(Judge, JudgeConfig, "judge", run.folder).to(run.device)
     n, facts = run.profile.evaluation_pictures, {}
     with tqdm(total=4 * n, desc=f"{run.setting.name}: drawing for prompts", file=sys.stdout, unit="picture") as bar:
 
@@ -247,20 +280,58 @@ def run_setting(run: Run, last_stage: str = "scores") -> dict[str, Any]:
     return run.results
 
 
+def step_times(profile: Profile, size: int, device: str, steps: int = 6) -> dict[str, Any]:
+    """Seconds a training step of each network with pictures of that side, after two steps to warm up; peak memory."""
+    profile = resized(profile, size)
+    data = CaptionedImages.scenes(512, size=size)
+    tokenizer = train_tokenizer(profile, data)
+    side, config = size // profile.vae.factor, profile.unet
+    latents = torch.randn(512, config.latent_channels, side, side)
+    caption_of, text = torch.zeros(512).long(), torch.zeros(1, profile.clip.text.max_length, config.context_width)
+    made: dict[str, Callable[[], Recipe]] = {
+        "vae": lambda: vae_recipe(profile, data, device=device),
+        "clip": lambda: clip_recipe(profile, data, tokenizer, device=device),
+        "unet": lambda: unet_recipe(profile, latents, text, caption_of, text, device=device),
+    }
+    facts: dict[str, Any] = {"latent": side}
+    for name, make in made.items():
+        recipe = make()
+        for number in (2, steps):
+            history = train_recipe(replace(recipe, budget=replace(recipe.budget, steps=number)))
+        facts[name] = history.seconds / steps
+    return {**facts, "peak_gb": peak_memory(), "processor": f"{processor()}, {best_precision(device)}"}
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 
 def scaled(profile: Profile, fraction: float, scenes: int | None) -> Profile:
     """The profile with that fraction of every budget's steps, and another number of training scenes if one is given."""
-    old = {name: getattr(profile, name) for name in ("vae_budget", "clip_budget", "unet_budget", "judge_budget")}
-    new = {name: replace(budget, steps=max(1, round(fraction * budget.steps))) for name, budget in old.items()}
-    return replace(profile, scenes=scenes or profile.scenes, **new)
+    budgets = ("vae_budget", "clip_budget", "unet_budget", "judge_budget")
+    return replace(
+        profile, scenes=scenes or profile.scenes, **{name: getattr(profile, name).part(fraction) for name in budgets}
+    )
 
 
 def jobs(names: Sequence[str]) -> list[tuple[str, str]]:
     """(setting, last stage) in the order to run: a VAE that others take comes first."""
     owners = dict.fromkeys(SETTINGS[name].vae_of for name in names if SETTINGS[name].vae_of)
     return [(owner, "vae") for owner in owners] + [(name, "scores") for name in names]
+
+
+def measured(root: Path) -> dict[str, Any]:
+    """What lies in a folder: the results of each finished setting, and the times of a step for each side."""
+
+    def read(name: str) -> dict[str, Any]:
+        path = root / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    settings = {name: read(f"{name}.json") for name in SETTINGS}
+    times = {str(size): read(TIMES.format(size)) for size in SIDES}
+    return {
+        "settings": {name: found for name, found in settings.items() if "scores" in found.get("stages", {})},
+        "step_times": {size: found for size, found in times.items() if found},
+    }
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -271,7 +342,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--unet-minutes", type=float, help="give every U-Net this long, instead of as many steps")
     parser.add_argument("--scenes", type=int, help="training scenes, instead of the profile's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--publish", action="store_true", help="train nothing; write table and plot into docs/")
+    parser.add_argument("--time-steps", action="store_true", help="only time some steps with pictures of each size")
+    parser.add_argument("--publish", action="store_true", help="train nothing; write tables and plot into docs/")
     parser.add_argument("--worker", nargs=2, metavar=("SETTING", "STAGE"), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -283,13 +355,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = {"profile": args.profile, **{k: getattr(args, k) for k in ("fraction", "unet_minutes", "scenes")}}
     if args.worker:
         profile = scaled(PROFILES[args.profile], args.fraction, args.scenes)
+        setting, stage = args.worker
         try:
-            run_setting(Run(SETTINGS[args.worker[0]], profile, root, args.device, options), args.worker[1])
+            if stage == "times":
+                write_card(root / TIMES.format(setting), step_times(profile, int(setting), args.device))
+            else:
+                run_setting(Run(SETTINGS[setting], profile, root, args.device, options), stage)
         except KeyboardInterrupt:  # what was trained so far is saved
             return 130
         return 0
     if not args.publish:
-        for name, stage in jobs(args.only or list(SETTINGS)):
+        timed = [(str(size), "times") for size in SIDES]
+        for name, stage in timed if args.time_steps else jobs(args.only or list(SETTINGS)):
             command = [sys.executable, __file__, *arguments, "--worker", name, stage]
             process = subprocess.Popen(command, env={**os.environ, "COURSE_PROFILE": args.profile})
             try:
@@ -301,8 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return code
     from scaling_report import write_report  # matplotlib is of no use while networks train, and takes memory
 
-    done = [json.loads(p.read_text(encoding="utf-8")) for name in SETTINGS if (p := root / f"{name}.json").exists()]
-    return write_report([r for r in done if "scores" in r["stages"]], root, ROOT / "docs" if args.publish else None)
+    return write_report(measured(root), root, ROOT / "docs" if args.publish else None)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,26 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
 from pages import fill, publish_picture  # noqa: E402
 
+from course_utils.training.artifacts import write_card  # noqa: E402
+
 PICTURE = (
     "![Prompts drawn right over the number of objects, and the time of a training step over the side of a picture]"
     "(scaling.png)"
 )
 Results = list[dict[str, Any]]  # what scaling.py wrote for each setting
+Times = dict[str, dict[str, Any]]  # and for each side of a picture, {"64": {"vae": seconds a step, …}, …}
 PARTS = {"vae": ("VAE", "#2a6f97"), "clip": ("CLIP", "#66a182"), "unet": ("U-Net", "#d1495b")}
 
 
-def seconds_a_step(result: dict[str, Any], part: str) -> float:
-    return result["stages"][part]["seconds"] / result["stages"][part]["steps"]
+def seconds_a_step(result: dict[str, Any], part: str) -> str:
+    stage = result["stages"][part]
+    return f"{stage['seconds'] / stage['steps']:.3f}" if stage["steps"] else "–"
 
 
 def label(result: dict[str, Any]) -> str:
     setting = result["setting"]
-    return f"{setting['objects']:,} objects, {setting['size']} pixels"
+    going_on = ", going on from 64" if setting["trained_on"] else ""
+    return f"{setting['objects']:,} objects, {setting['size']} pixels{going_on}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -47,7 +54,7 @@ def tables(results: Results) -> str:
         mark = " *" if r["setting"]["vae_of"] else ""
         cost.append([
             label(r), f"{r['setting']['vocab_size']:,}",
-            *(f"{seconds_a_step(r, part):.3f}{mark if part == 'vae' else ''}" for part in PARTS),
+            *(seconds_a_step(r, part) + (mark if part == "vae" else "") for part in PARTS),
             f"{stages['unet']['steps']:,}", f"{stages['unet']['seconds'] / 60:.1f}", memory,
         ])  # fmt: skip
         shares = [s[f"{key}_{split}"] for key in ("object_and_color", "all_named") for split in ("seen", "held_out")]
@@ -56,8 +63,8 @@ def tables(results: Results) -> str:
     options, stages = results[0]["options"], results[0]["stages"]
     budget = "the same number of steps" if options["unet_minutes"] is None else f"{options['unet_minutes']:g} minutes"
     notes = (
-        f"Profile `{options['profile']}`, {100 * options['fraction']:g} % of its steps, {budget} for every U-Net; "
-        f"{results[0]['device']}, {results[0]['threads']} threads; {stages['scores']['prompts']:,} prompts a share."
+        f"Profile `{options['profile']}`, {100 * options['fraction']:g} % of its steps, {budget} for every U-Net that "
+        f"begins untrained; {stages['scores']['prompts']:,} prompts a share. {machines(results)}"
     )
     if any(r["setting"]["vae_of"] for r in results):
         notes += (
@@ -71,15 +78,43 @@ def tables(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def plot(results: Results) -> Figure:
+def machines(results: Results) -> str:
+    """On which processor, in which precision: said once where all rows are from one."""
+    rows: dict[str, list[str]] = {}
+    for r in results:
+        rows.setdefault(f"{r['device']}, {r['threads']} threads, {r['processor']}", []).append(label(r))
+    if len(rows) == 1:
+        return f"Measured on {next(iter(rows))}."
+    return "Measured on " + "; ".join(f"{what} ({' · '.join(of)})" for what, of in rows.items()) + "."
+
+
+def times_table(times: Times) -> str:
+    """A row for each side: seconds a step of each network and memory, and how many times those of the first row."""
+    first, rows = next(iter(times.values())), []
+    for side, found in times.items():
+        cells = [f"{side} × {side}", f"{found['latent']} × {found['latent']}"]
+        for key, digits in (*((part, 2) for part in PARTS), ("peak_gb", 1)):
+            if found[key] is None:
+                cells.append("not known")
+            else:
+                more = "" if found is first else f" ({found[key] / first[key]:.1f} ×)"
+                cells.append(f"{found[key]:.{digits}f}{more}")
+        rows.append(cells)
+    header = ["pictures", "latents", *(f"{name}, s a step" for name, _ in PARTS.values()), "peak memory, GB"]
+    return f"{markdown(header, rows)}\n\nMeasured one after another on one machine: {first['processor']}."
+
+
+def plot(results: Results, times: Times) -> Figure:
     """Accuracy against the number of objects, and seconds a step against the side of a picture: what there is of it."""
     by_objects = sorted((r for r in results if r["setting"]["size"] == 64), key=lambda r: r["setting"]["objects"])
-    by_size = sorted((r for r in results if r["setting"]["objects"] == 64), key=lambda r: r["setting"]["size"])
-    both = ((plot_objects, by_objects), (plot_sizes, by_size))
-    panels = [panel for panel in both if len(panel[1]) > 1] or [panel for panel in both if panel[1]]
+    panels: list[Callable[[Axes], None]] = []
+    if len(by_objects) > 1 or not times:
+        panels.append(lambda axis: plot_objects(axis, by_objects))
+    if times:
+        panels.append(lambda axis: plot_sizes(axis, times))
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained", squeeze=False)
-    for axis, (draw, rs) in zip(axes[0], panels, strict=True):
-        draw(axis, rs)
+    for axis, draw in zip(axes[0], panels, strict=True):
+        draw(axis)
         axis.minorticks_off()
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
@@ -97,10 +132,10 @@ def plot_objects(axis: Axes, results: Results) -> None:
     axis.set_title("the same budget, more objects", fontsize=10)
 
 
-def plot_sizes(axis: Axes, results: Results) -> None:
-    sizes = [r["setting"]["size"] for r in results]
+def plot_sizes(axis: Axes, times: Times) -> None:
+    sizes = [int(side) for side in times]
     for part, (name, color) in PARTS.items():
-        axis.plot(sizes, [seconds_a_step(r, part) for r in results], "o-", ms=5, color=color, label=name)
+        axis.plot(sizes, [found[part] for found in times.values()], "o-", ms=5, color=color, label=name)
     axis.set(yscale="log", xlabel="side of a picture (pixels)", ylabel="time of a training step (s)")
     axis.set_xticks(sizes, [str(n) for n in sizes])
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -108,22 +143,34 @@ def plot_sizes(axis: Axes, results: Results) -> None:
     axis.set_title("the same networks, more pixels", fontsize=10)
 
 
-def write_report(results: Results, root: Path, docs: Path | None = None) -> int:
-    """Write scaling.md and scaling.png into `root`, and into `docs` if given. Returns an exit status."""
-    if not results:
+def write_report(found: dict[str, Any], root: Path, docs: Path | None = None) -> int:
+    """Write scaling.md and scaling.png into `root`. With `docs`, put what is new beside what docs/scaling.json holds,
+    and all of it into the page and the figure there. Returns an exit status.
+
+    found: {"settings": {name: results}, "step_times": {side: times}}, as `measured` in scaling.py gives it.
+    """
+    if docs and (docs / "scaling.json").exists():
+        old = json.loads((docs / "scaling.json").read_text(encoding="utf-8"))
+        found = {key: {**old[key], **found[key]} for key in found}
+    results, times = list(found["settings"].values()), found["step_times"]
+    if not results and not times:
         print(f"no setting is finished in {root}; run tools/scaling.py without --publish first")
         return 1
     if any(r["options"] != results[0]["options"] for r in results):
         made = "; ".join(f"{label(r)}: {r['options']}" for r in results)
         print(f"the settings in {root} were trained with different options and cannot share a table ({made})")
         return 1
-    text = tables(results)
-    (root / "scaling.md").write_text(text + "\n", encoding="utf-8")
-    figure = plot(results)
+    parts = {"scaling": tables(results) if results else "", "step times": times_table(times) if times else ""}
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "scaling.md").write_text("\n\n".join(filter(None, parts.values())) + "\n", encoding="utf-8")
+    figure = plot(results, times)
     figure.savefig(root / "scaling.png", dpi=130)
     plt.close(figure)
     if docs:
         publish_picture(root / "scaling.png", docs / "scaling.png")
-        fill(docs / "scaling.md", "scaling", f"{text}\n\n{PICTURE}")
-    print(f"{text}\n\nwritten to {docs or root}: scaling.md, scaling.png")
+        parts["scaling"] += f"\n\n{PICTURE}"
+        for name, text in parts.items():
+            fill(docs / "scaling.md", name, text)
+        write_card(docs / "scaling.json", found)
+    print(f"{parts['scaling']}\n\n{parts['step times']}\n\nwritten to {docs or root}: scaling.md, scaling.png")
     return 0

@@ -27,6 +27,7 @@ from course_utils.diffusion.schedule import (
     extract,
     linear_betas,
     scaled_linear_betas,
+    shift_timesteps,
     snr,
 )
 
@@ -64,6 +65,7 @@ __all__ = [
     "sample",
     "sampling_loop",
     "scaled_linear_betas",
+    "shift_timesteps",
     "snr",
     "target",
 ]

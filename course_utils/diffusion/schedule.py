@@ -52,6 +52,18 @@ def snr(alpha_bar: Tensor) -> Tensor:
     return alpha_bar / (1 - alpha_bar)
 
 
+def shift_timesteps(t: Tensor, shift: float, T: int = 1000) -> Tensor:
+    """Timesteps 0 … T−1 [B] moved towards noise: u → shift · u / (1 + (shift − 1) · u), u the middle of a step over T.
+
+    Of evenly drawn timesteps, shift / (1 + shift) are in the noisier half afterwards; 1 leaves all where they are.
+    Source: Esser et al. 2024 (arXiv 2403.03206), equation 23, there for larger pictures. ValueError: shift is not > 0.
+    """
+    if not shift > 0:
+        raise ValueError(f"shift must be greater than 0, got {shift}")
+    u = (t + 0.5) / T
+    return (T * shift * u / (1 + (shift - 1) * u)).long()
+
+
 class NoiseSchedule:
     """The β of every step, and what follows from them: α = 1 − β and ᾱ_t = α_0 · α_1 · … · α_t.
 

@@ -96,10 +96,10 @@ def reading_recipe(profile: Profile, latents: Tensor, ids: Tensor, empty: Tensor
             f"latents {list(latents.shape)} need ids [{len(latents)}, L] and empty [1, L], "
             f"got {list(ids.shape)} and {list(empty.shape)}"
         )
-    schedule, batch_size = cosine_schedule(), profile.unet_budget.batch_size
+    schedule = cosine_schedule()
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        return draw_denoising(latents, schedule, batch_size, profile.condition_dropout, generator)
+        return draw_denoising(profile, latents, schedule, generator)
 
     def loss(network: ReadingUNet, chosen: Tensor, t: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
         device = device_of(network)
@@ -182,7 +182,8 @@ def finetune_parts(
         save_part("clip", parts, folder, profile=profile.name, note="its text encoder was trained on with the U-Net")
 
     before = [weights_fingerprint(m) for m in (start.unet, start.clip, parts.vae)]
-    take("unet", [*before, profile.vocab_size, profile.condition_dropout], old_unet, keep_unet)
+    facts = [profile.vocab_size, profile.condition_dropout, profile.timestep_shift]
+    take("unet", [*before, *facts], old_unet, keep_unet)
     if parts.clip is None:  # the U-Net was there already
         load_part("clip", parts, folder, device)
         del parts.metrics["clip"], parts.seconds["clip"]  # it has none of its own

@@ -21,7 +21,14 @@ from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, DiagonalGaussian, VAEConfig, measure_latent_scale
 from course_utils.pipeline import TextToImage
-from course_utils.training.artifacts import fingerprints, load_artifact, load_model, read_card, save_artifact
+from course_utils.training.artifacts import (
+    find_parts,
+    fingerprints,
+    load_artifact,
+    load_model,
+    read_card,
+    save_artifact,
+)
 from course_utils.training.loop import best_precision
 from course_utils.training.processes import check_batch_size, from_main, is_main, only_main_prints, wait
 from course_utils.training.profiles import Profile
@@ -204,7 +211,11 @@ def _key(name: str, profile: Profile, seed: int, content: str, folder: Path | No
         "data": content,
         "config": dataclasses.asdict(getattr(profile, name)),
         "budget": dataclasses.asdict(getattr(profile, f"{name}_budget")),
-        "more": {"vae": profile.vae_beta, "clip": profile.vocab_size, "unet": profile.condition_dropout}[name],
+        "more": {
+            "vae": profile.vae_beta,
+            "clip": profile.vocab_size,
+            "unet": [profile.condition_dropout, profile.timestep_shift],
+        }[name],
     }
     if folder and name == "unet":
         origin["trained_with"] = fingerprints("vae", "clip", folder=folder)
@@ -237,6 +248,14 @@ def load_part(name: str, parts: Parts, folder: Path, device: torch.device) -> No
     parts.metrics[name], parts.seconds[name] = card.get("metrics", {}), card.get("seconds", 0.0)
     if name == "clip":
         parts.tokenizer = Tokenizer.load(folder / "tokenizer")
+
+
+def load_parts(folder: str | Path | None = None, device: str | torch.device = "cpu") -> Parts:
+    """VAE, CLIP with its tokenizer and U-Net from a folder; None: your own, else those of checkpoints/."""
+    parts = Parts()
+    for name, where in find_parts(folder).items():
+        load_part(name, parts, where, torch.device(device))
+    return parts
 
 
 def save_part(name: str, parts: Parts, folder: Path, **facts: Any) -> None:

@@ -25,6 +25,11 @@ class Budget:
     lr: float
     muon_lr: float | None = None
 
+    def part(self, steps: float, rate: float = 1.0) -> Budget:
+        """These parts of the steps, at least one, and of the learning rates."""
+        muon_lr = None if self.muon_lr is None else rate * self.muon_lr
+        return replace(self, steps=max(1, round(steps * self.steps)), lr=rate * self.lr, muon_lr=muon_lr)
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -60,6 +65,7 @@ class Profile:
     unet: UNetConfig = field(default_factory=UNetConfig)
     unet_budget: Budget = Budget(1400, 128, 1e-3, 0.02)
     condition_dropout: float = 0.1
+    timestep_shift: float = 1.0  # more than 1: the U-Net meets noisy latents more often (`shift_timesteps`)
 
     sampling_steps: int = 25  # in notebook 06
     finetune_budget: Budget = Budget(60, 32, 5e-4)  # notebook 06, on eight pictures of one's own

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from course_utils.data.batches import CaptionedImages
 from course_utils.diffusion.reverse import denoising_loss
-from course_utils.diffusion.schedule import NoiseSchedule
+from course_utils.diffusion.schedule import NoiseSchedule, shift_timesteps
 from course_utils.models.clip import CLIP, TextEncoder, contrastive_loss
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet
@@ -195,7 +195,7 @@ def unet_recipe(
     Raises:
         ValueError: shapes that do not belong together or do not fit the U-Net.
     """
-    config, batch_size, dropout = profile.unet, profile.unet_budget.batch_size, profile.condition_dropout
+    config = profile.unet
     if (
         latents.ndim != 4
         or latents.shape[1] != config.latent_channels
@@ -218,7 +218,7 @@ def unet_recipe(
     schedule = cosine_schedule()
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        return draw_denoising(latents, schedule, batch_size, dropout, generator)
+        return draw_denoising(profile, latents, schedule, generator)
 
     def loss(unet: UNet, chosen: Tensor, t: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
         device = device_of(unet)
@@ -233,13 +233,14 @@ def unet_recipe(
 
 
 def draw_denoising(
-    latents: Tensor, schedule: NoiseSchedule, batch_size: int, dropout: float, generator: torch.Generator
+    profile: Profile, latents: Tensor, schedule: NoiseSchedule, generator: torch.Generator
 ) -> tuple[Tensor, ...]:
     """What a step of the U-Net draws: which latents, t, noise, and whose caption is dropped, [B] but for the noise."""
+    T, batch_size = schedule.num_train_timesteps, profile.unet_budget.batch_size
     chosen = torch.randint(len(latents), (batch_size,), generator=generator)
-    t = torch.randint(schedule.num_train_timesteps, (batch_size,), generator=generator)
+    t = shift_timesteps(torch.randint(T, (batch_size,), generator=generator), profile.timestep_shift, T)
     noise = torch.randn(batch_size, *latents.shape[1:], generator=generator)
-    return chosen, t, noise, torch.rand(batch_size, generator=generator) < dropout
+    return chosen, t, noise, torch.rand(batch_size, generator=generator) < profile.condition_dropout
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,11 @@ import scaling
 import scaling_report
 from PIL import Image
 
+from course_utils.data.batches import CaptionedImages
 from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from course_utils.models.unet import UNetConfig
 from course_utils.models.vae import VAEConfig
+from course_utils.training.parts import load_parts, train_parts
 from course_utils.training.profiles import PROFILES, Budget, Profile
 
 # A tokenizer trained on so little cuts words into pieces, and prompts with them.
@@ -109,7 +112,6 @@ def test_the_command_runs_a_setting_in_a_process_of_its_own_and_stops_with_it(tm
     output = capfd.readouterr()
     assert "96-pixels: stopped; what is done is kept" in output.out
     assert "was made with setting {'name': 'of another kind'}" in output.err
-    assert scaling.main(["--profile", "smoke", "--publish"]) == 1
 
 
 def test_fractions_and_scenes():
@@ -125,49 +127,93 @@ def test_the_vae_that_others_take_is_trained_first():
     assert scaling.jobs(["128-pixels"]) == [("128-pixels", "scores")]
 
 
-def made_up(root: Path) -> list[dict[str, Any]]:
-    results = []
-    for i, setting in enumerate(scaling.SETTINGS.values()):
+def made_up(root: Path) -> dict[str, Any]:
+    results = {}
+    for i, (name, setting) in enumerate(scaling.SETTINGS.items()):
         result = copy.deepcopy(read(root, "more"))
-        result["setting"] = {**result["setting"], "objects": setting.objects, "size": setting.size}
-        result["setting"]["vae_of"] = setting.vae_of
+        result["setting"] = dataclasses.asdict(setting)
         result["stages"]["unet"] |= {"steps": 100, "seconds": 150.0 * (i + 1)}
         result["stages"]["scores"]["object_and_color_seen"] = 0.9 - 0.1 * i
-        results.append(result)
-    return results
+        results[name] = result
+    seconds = {"vae": 0.2, "clip": 0.3, "unet": 0.5}
+    times = {str(n): {"latent": n // 8, **seconds, "peak_gb": n / 64, "processor": "one"} for n in (64, 96)}
+    return {"settings": results, "step_times": times}
+
+
+def only(found: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {**found, "settings": {name: found["settings"][name] for name in names}}
 
 
 def test_tables_and_plot_are_written_between_the_markers(root, tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
-    text = "before\n<!-- scaling -->\nold\n<!-- /scaling -->\nafter\n"
+    text = "before\n<!-- scaling -->\nold\n<!-- /scaling -->\nafter\n<!-- step times -->\n<!-- /step times -->\n"
     (docs / "scaling.md").write_text(text, encoding="utf-8")
     for _ in range(2):  # the second time replaces the first
         assert scaling_report.write_report(made_up(root), tmp_path, docs) == 0
     written = (docs / "scaling.md").read_text(encoding="utf-8")
-    assert written.startswith("before\n<!-- scaling -->\n") and written.endswith("<!-- /scaling -->\nafter\n")
+    assert written.startswith("before\n<!-- scaling -->\n") and "<!-- /scaling -->\nafter\n" in written
     assert "old" not in written and written.count("](scaling.png)") == 1
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in written.splitlines() if line[:1] == "|"]
-    cost = {row[0]: row for row in rows[2:7]}
+    cost = {row[0]: row for row in rows[2:8]}
     assert cost["1,000 objects, 64 pixels"][4:7] == ["4.500", "100", "7.5"]
     assert "*" in cost["200 objects, 64 pixels"][2] and "*" not in cost["64 objects, 96 pixels"][2]
-    assert rows[9][0] == "64 objects, 64 pixels" and rows[9][2] == "90.0 %"
+    assert "64 objects, 96 pixels, going on from 64" in cost
+    assert rows[10][0] == "64 objects, 64 pixels" and rows[10][2] == "90.0 %"
+    assert rows[-1] == ["96 × 96", "12 × 12", "0.20 (1.0 ×)", "0.30 (1.0 ×)", "0.50 (1.0 ×)", "1.5 (1.5 ×)"]
     assert Image.open(docs / "scaling.png").size[0] > 900
-    sizes_only = [r for r in made_up(root) if r["setting"]["objects"] == 64]
-    assert scaling_report.write_report(sizes_only, tmp_path) == 0
-    assert Image.open(tmp_path / "scaling.png").size[0] < 700  # one panel: there is no second number of objects
-    apart = [r for r in made_up(root) if (r["setting"]["objects"], r["setting"]["size"]) in ((200, 64), (64, 96))]
-    assert [axis.get_title() for axis in scaling_report.plot(apart).axes] == [
-        "the same budget, more objects",
-        "the same networks, more pixels",
-    ]
+
+
+def test_what_was_published_stays_beside_what_is_new(root, tmp_path):
+    docs, found = tmp_path / "docs", made_up(root)
+    docs.mkdir()
+    marks = "<!-- scaling -->\n<!-- /scaling -->\n<!-- step times -->\n<!-- /step times -->\n"
+    (docs / "scaling.md").write_text(marks, encoding="utf-8")
+    assert scaling_report.write_report({**only(found, "64-objects", "200-objects")}, tmp_path, docs) == 0
+    new = {"settings": copy.deepcopy(only(found, "200-objects")["settings"]), "step_times": {}}
+    new["settings"]["200-objects"]["processor"] = "another"
+    assert scaling_report.write_report(new, tmp_path, docs) == 0
+    kept = json.loads((docs / "scaling.json").read_text(encoding="utf-8"))
+    assert list(kept["settings"]) == ["64-objects", "200-objects"] and list(kept["step_times"]) == ["64", "96"]
+    written = (docs / "scaling.md").read_text(encoding="utf-8")
+    assert "another (200 objects, 64 pixels)." in written and "| 96 × 96 |" in written
+
+
+def test_a_panel_with_one_point_is_not_drawn(root, tmp_path):
+    found = made_up(root)
+    assert scaling_report.write_report(only(found, "64-objects", "96-pixels"), tmp_path) == 0
+    assert Image.open(tmp_path / "scaling.png").size[0] < 700  # there is no second number of objects
+    assert scaling_report.write_report({**found, "step_times": {}}, tmp_path) == 0
+    assert Image.open(tmp_path / "scaling.png").size[0] < 700
+
+
+def test_steps_are_timed_for_a_size(tmp_path):
+    facts = scaling.step_times(TINY, 128, "cpu", steps=1)
+    assert facts["latent"] == 16 and all(facts[name] > 0 for name in ("vae", "clip", "unet", "peak_gb"))
+    (tmp_path / "step_times_128.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert scaling.measured(tmp_path) == {"settings": {}, "step_times": {"128": facts}}
+
+
+def test_going_on_with_larger_pictures(tmp_path, monkeypatch):
+    small = tmp_path / "cpu"
+    train_parts(TINY, CaptionedImages.scenes(TINY.scenes), folder=small, report=lambda line: None)
+    monkeypatch.setattr(scaling, "load_parts", lambda folder, device: load_parts(folder or small, device))
+    found = start(tmp_path, scaling.Setting("larger", size=96, trained_on=True))
+    assert found["stages"]["clip"]["steps"] == 0 and found["stages"]["vae"]["steps"] == 1
+    assert (tmp_path / "larger" / "unet.safetensors").exists() and 0 < found["stages"]["vae"]["psnr"] < 40
+    assert "| – |" in scaling_report.tables([found])
+
+
+def test_the_profile_for_larger_pictures():
+    profile = scaling.for_training_on(PROFILES["cpu"], 96)
+    assert profile.timestep_shift == 1.5 and profile.unet_budget == PROFILES["cpu"].unet_budget.part(1 / 4, 1 / 2)
 
 
 def test_a_report_of_nothing_of_a_mixture_and_a_document_without_markers(root, tmp_path, capsys):
-    assert scaling_report.write_report([], tmp_path) == 1
+    assert scaling_report.write_report({"settings": {}, "step_times": {}}, tmp_path) == 1
     assert "no setting is finished" in capsys.readouterr().out
     results = made_up(root)
-    results[1]["options"] = {**OPTIONS, "fraction": 0.5}
+    results["settings"]["200-objects"]["options"] = {**OPTIONS, "fraction": 0.5}
     assert scaling_report.write_report(results, tmp_path) == 1
     assert "different options" in capsys.readouterr().out and not (tmp_path / "scaling.png").exists()
     (tmp_path / "scaling.md").write_text("no markers", encoding="utf-8")

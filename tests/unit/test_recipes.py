@@ -131,6 +131,15 @@ def test_unet_recipe_is_notebook_05(encoded, precision):
     same_training(unet_recipe(PROFILE, *encoded, seed=3), unet, losses, precision)
 
 
+def test_a_shift_changes_the_timesteps_and_nothing_else(encoded):
+    plain, noisier = (
+        unet_recipe(replace(PROFILE, timestep_shift=shift), *encoded).draw(torch.Generator().manual_seed(2))
+        for shift in (1.0, 3.0)
+    )
+    assert (noisier[1] >= plain[1]).all() and (noisier[1] > plain[1]).any()
+    assert all(torch.equal(a, b) for i, (a, b) in enumerate(zip(plain, noisier, strict=True)) if i != 1)
+
+
 def test_what_is_encoded_once_is_what_the_networks_say(data, encoded):
     latents, states, caption_of, empty = encoded
     tokenizer = train_tokenizer(PROFILE, data)

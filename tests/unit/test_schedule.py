@@ -15,6 +15,7 @@ from course_utils.diffusion import (
     extract,
     linear_betas,
     scaled_linear_betas,
+    shift_timesteps,
     snr,
 )
 
@@ -207,3 +208,16 @@ def test_to_and_repr():
     assert moved.betas.device.type == "meta" and moved.alphas_cumprod.device.type == "meta"
     assert schedule.betas.device.type == "cpu" and moved.num_train_timesteps == 10
     assert "T=10" in repr(schedule) and "0.02" in repr(schedule)
+
+
+def test_a_shift_moves_timesteps_towards_noise():
+    t = torch.arange(1000)
+    assert torch.equal(shift_timesteps(t, 1.0), t)
+    for shift in (0.5, 1.5, 3.0):
+        moved = shift_timesteps(t, shift)
+        assert moved.min() <= 1 and moved.max() >= 998 and moved.max() <= 999 and (moved[1:] >= moved[:-1]).all()
+        assert (moved >= 500).float().mean().item() == pytest.approx(shift / (1 + shift), abs=0.002)
+    # by hand: the middle of step 1 of 4 is 3/8, and 3 · 3/8 / (1 + 2 · 3/8) = 9/14, in the third quarter
+    assert shift_timesteps(torch.tensor([1]), 3.0, 4).tolist() == [2]
+    with pytest.raises(ValueError, match="shift must be greater than 0"):
+        shift_timesteps(t, 0.0)
