@@ -98,8 +98,8 @@ class TextToImage:
                 "the card unet.json lacks betas or prediction_type, so nobody knows how to sample from these weights: "
                 "train the U-Net again (notebook 05)"
             )
-        schedule = NoiseSchedule(torch.tensor(card["betas"]))
-        return cls(vae, unet, clip.text, tokenizer, schedule, card["prediction_type"])
+        schedule, size = NoiseSchedule(torch.tensor(card["betas"])), card.get("size", 64)
+        return cls(vae, unet, clip.text, tokenizer, schedule, card["prediction_type"], size=size)
 
     @classmethod
     def from_diffusers(cls, source: str | Path, **options) -> TextToImage:

@@ -40,6 +40,7 @@ from course_utils.evaluation.judge import Judge, JudgeConfig, judge_loss  # noqa
 from course_utils.evaluation.reconstruction import reconstruction_psnr  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts, make_prompts, prompts_of, score_pictures  # noqa: E402
 from course_utils.models.vae import VAE, VAEConfig  # noqa: E402
+from course_utils.pipeline import TextToImage  # noqa: E402
 from course_utils.training.artifacts import artifacts_folder, load_model, save_artifact, write_card  # noqa: E402
 from course_utils.training.finetuning import finetune_parts  # noqa: E402
 from course_utils.training.loop import best_precision, train  # noqa: E402
@@ -77,7 +78,7 @@ class Setting:
     trained_on: bool = False
 
 
-OWNER = "1000-objects"
+OWNER, LARGER = "1000-objects", "96-pixels-trained-on"
 SETTINGS: dict[str, Setting] = {
     s.name: s
     for s in (
@@ -86,7 +87,7 @@ SETTINGS: dict[str, Setting] = {
         Setting(OWNER, objects=1000, vocab_size=4096, judge_times=4),
         Setting("96-pixels", size=96),
         Setting("128-pixels", size=128),
-        Setting("96-pixels-trained-on", size=96, trained_on=True),
+        Setting(LARGER, size=96, trained_on=True),
     )
 }
 SIDES = (64, 96, 128)
@@ -302,6 +303,15 @@ def step_times(profile: Profile, size: int, device: str, steps: int = 6) -> dict
     return {**facts, "peak_gb": peak_memory(), "processor": f"{processor()}, {best_precision(device)}"}
 
 
+def side_by_side(larger: Path, prompts: list[str]) -> dict[str, Tensor]:
+    """The same prompts drawn by the parts that a setting went on from, and by what came of them: {"64 pixels": …}."""
+    pipes = (TextToImage.from_pretrained(), TextToImage.from_pretrained(larger))
+    return {
+        f"{pipe.size} pixels": pipe(prompts, None, STEPS, GUIDANCE, torch.Generator().manual_seed(6)).pictures
+        for pipe in pipes
+    }
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 
@@ -376,8 +386,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if code:
                 print(f"{name}: stopped; what is done is kept, and the same command goes on from there")
                 return code
-    from scaling_report import write_report  # matplotlib is of no use while networks train, and takes memory
+    from scaling_report import publish_picture, show_sizes, write_report  # matplotlib takes memory while networks train
 
+    if args.publish and (root / LARGER / "unet.json").exists():
+        prompts = make_prompts(8, torch.Generator().manual_seed(5), "held_out")
+        show_sizes(side_by_side(root / LARGER, prompts), prompts).savefig(root / "larger.png", dpi=130)
+        publish_picture(root / "larger.png", ROOT / "docs" / "larger.png")
     return write_report(measured(root), root, ROOT / "docs" if args.publish else None)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
 from pages import fill, publish_picture  # noqa: E402
+from torch import Tensor  # noqa: E402
 
+from course_utils.data.batches import to_uint8  # noqa: E402
 from course_utils.training.artifacts import write_card  # noqa: E402
 
 PICTURE = (
@@ -141,6 +144,20 @@ def plot_sizes(axis: Axes, times: Times) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.set_title("the same networks, more pixels", fontsize=10)
+
+
+def show_sizes(rows: dict[str, Tensor], prompts: Sequence[str]) -> Figure:
+    """A row of pictures [N, 3, H, W] in [-1, 1] for each name, each column one prompt."""
+    n = len(prompts)
+    figure, axes = plt.subplots(len(rows), n, figsize=(1.35 * n, 1.45 * len(rows) + 0.4), layout="constrained")
+    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name, fontsize=9)
+        for axis, picture in zip(line, to_uint8(pictures), strict=True):
+            axis.imshow(picture.permute(1, 2, 0), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+    for axis, prompt in zip(axes[0], prompts, strict=True):
+        axis.set_title(textwrap.fill(prompt, 17), fontsize=8)
+    return figure
 
 
 def write_report(found: dict[str, Any], root: Path, docs: Path | None = None) -> int:

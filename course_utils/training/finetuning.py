@@ -152,7 +152,8 @@ def finetune_parts(
         parts.metrics[name] = {"loss": history.smoothed(100)[-1]}
         keep(made)
         facts = {"profile": profile.name, "steps": len(history.losses), "seconds": parts.seconds[name], "seed": seed}
-        save_part(name, parts, folder, **facts, made_from=key, **sampling_facts(name, profile, parts, folder))
+        facts |= sampling_facts(name, profile, parts, folder, data.images.shape[-1])
+        save_part(name, parts, folder, **facts, made_from=key)
         shutil.rmtree(folder / "training" / key, ignore_errors=True)
         loss = parts.metrics[name]["loss"]
         report(f"{name}: {len(history.losses):,} steps in {history.seconds:,.0f} s, loss {loss:.4g}")

@@ -161,7 +161,8 @@ def train_parts(
             if main and folder:
                 facts = {"profile": profile.name, "steps": len(history.losses), "seconds": parts.seconds[name]}
                 facts |= {"seed": seed, "made_from": key}
-                save_part(name, parts, folder, **facts, **sampling_facts(name, profile, parts, folder))
+                facts |= sampling_facts(name, profile, parts, folder, data.images.shape[-1])
+                save_part(name, parts, folder, **facts)
                 shutil.rmtree(folder / "training" / key, ignore_errors=True)  # the state of a run that is over
             wait(accelerator)  # what the main process wrote is there for all
     return parts
@@ -222,7 +223,7 @@ def _key(name: str, profile: Profile, seed: int, content: str, folder: Path | No
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def sampling_facts(name: str, profile: Profile, parts: Parts, folder: Path) -> dict[str, Any]:
+def sampling_facts(name: str, profile: Profile, parts: Parts, folder: Path, size: int) -> dict[str, Any]:
     """What the U-Net's card says besides, so that pictures can be drawn with it."""
     if name != "unet":
         return {}
@@ -230,6 +231,7 @@ def sampling_facts(name: str, profile: Profile, parts: Parts, folder: Path) -> d
         "betas": parts.schedule.betas.tolist(),
         "prediction_type": PREDICTION_TYPE,
         "condition_dropout": profile.condition_dropout,
+        "size": size,
         "trained_with": fingerprints("vae", "clip", folder=folder),
     }
 

@@ -18,7 +18,7 @@ from course_utils.data.batches import CaptionedImages
 from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from course_utils.models.unet import UNetConfig
 from course_utils.models.vae import VAEConfig
-from course_utils.training.parts import load_parts, train_parts
+from course_utils.training.parts import train_parts
 from course_utils.training.profiles import PROFILES, Budget, Profile
 
 # A tokenizer trained on so little cuts words into pieces, and prompts with them.
@@ -195,13 +195,16 @@ def test_steps_are_timed_for_a_size(tmp_path):
 
 
 def test_going_on_with_larger_pictures(tmp_path, monkeypatch):
-    small = tmp_path / "cpu"
-    train_parts(TINY, CaptionedImages.scenes(TINY.scenes), folder=small, report=lambda line: None)
-    monkeypatch.setattr(scaling, "load_parts", lambda folder, device: load_parts(folder or small, device))
+    monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path))
+    monkeypatch.setenv("COURSE_PROFILE", "cpu")
+    train_parts(TINY, CaptionedImages.scenes(TINY.scenes), folder=tmp_path / "cpu", report=lambda line: None)
     found = start(tmp_path, scaling.Setting("larger", size=96, trained_on=True))
     assert found["stages"]["clip"]["steps"] == 0 and found["stages"]["vae"]["steps"] == 1
     assert (tmp_path / "larger" / "unet.safetensors").exists() and 0 < found["stages"]["vae"]["psnr"] < 40
     assert "| – |" in scaling_report.tables([found])
+    drawn = scaling.side_by_side(tmp_path / "larger", ["a dog", "a cat"])  # each at the size that its card says
+    assert {name: pictures.shape[-1] for name, pictures in drawn.items()} == {"64 pixels": 64, "96 pixels": 96}
+    assert len(scaling_report.show_sizes(drawn, ["a dog", "a cat"]).axes) == 4
 
 
 def test_the_profile_for_larger_pictures():
