@@ -112,6 +112,8 @@ def test_the_command_runs_a_setting_in_a_process_of_its_own_and_stops_with_it(tm
     output = capfd.readouterr()
     assert "96-pixels: stopped; what is done is kept" in output.out
     assert "was made with setting {'name': 'of another kind'}" in output.err
+    monkeypatch.setattr(scaling, "ROOT", tmp_path)  # with nothing published there yet
+    assert scaling.main(["--profile", "smoke", "--publish"]) == 1
 
 
 def test_fractions_and_scenes():
@@ -185,6 +187,12 @@ def test_a_panel_with_one_point_is_not_drawn(root, tmp_path):
     assert Image.open(tmp_path / "scaling.png").size[0] < 700  # there is no second number of objects
     assert scaling_report.write_report({**found, "step_times": {}}, tmp_path) == 0
     assert Image.open(tmp_path / "scaling.png").size[0] < 700
+    assert [
+        axis.get_title() for axis in scaling_report.plot(list(found["settings"].values()), found["step_times"]).axes
+    ] == [
+        "the same budget, more objects",
+        "the same networks, more pixels",
+    ]
 
 
 def test_steps_are_timed_for_a_size(tmp_path):
