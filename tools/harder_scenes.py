@@ -118,12 +118,6 @@ def trained_parts(settings: Settings, data: CaptionedImages, device: torch.devic
     return finetune_parts(profile, data, load_parts(settings.start, device), folder, seed=seed, device=device)
 
 
-def for_training_on(profile: Profile) -> Profile:
-    """The profile with shorter and gentler budgets, for networks that can do something already."""
-    vae, unet = profile.vae_budget.part(1 / 3, 1 / 3), profile.unet_budget.part(1, 1 / 2)
-    return replace(profile, vae_budget=vae, unet_budget=unet, timestep_shift=TIMESTEP_SHIFT)
-
-
 def draw_cell(pipe: TextToImage, prompts: list[str], path: Path, seed: int, settings: Settings, bar: tqdm) -> Tensor:
     """Pictures for prompts, uint8 [N, 3, H, W]: those in `path` if the same U-Net drew them in the same way."""
     steps, scale = STEPS, settings.guidance_scale
@@ -241,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--from-nothing", action="store_true", help="begin with untrained networks")
     given = parser.parse_args(arguments)
     profile = get_profile(given.profile)
-    profile = profile if given.from_nothing else for_training_on(profile)
+    profile = profile if given.from_nothing else profile.going_on(vae=1 / 3, unet=1, timestep_shift=TIMESTEP_SHIFT)
     if given.steps is not None:
         profile = replace(profile, unet_budget=replace(profile.unet_budget, steps=given.steps))
     count = given.pictures or max(8, profile.evaluation_pictures // 4)

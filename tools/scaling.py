@@ -1,7 +1,7 @@
 """What more objects and more pixels cost, and what comes of the same budget: a table and a plot from real runs.
 
     python tools/scaling.py                        64, 200 and 1,000 objects; 96 and 128 pixels (hours on two cores)
-    python tools/scaling.py --only 200-objects     one setting; --help names them
+    python tools/scaling.py --only 200-objects     one setting; --help names them, some go on from the course's weights
     python tools/scaling.py --time-steps           some minutes: a few steps of each network at 64, 96 and 128 pixels
     python tools/scaling.py --publish              no training: tables and plot of what is there into docs/
 
@@ -66,7 +66,8 @@ class Setting:
     vocab_size: of the tokenizer, so that each word of the objects' names is one token and a caption has 16 at most.
     judge_times: the judge is the ruler, no part of what is compared: it is trained this many times as long.
     vae_of: the setting whose VAE is taken, for one of 1,000 objects serves fewer of the same size; "" trains its own.
-    trained_on: begins with the parts for 64 pixels (yours, else those of checkpoints/), not with untrained networks.
+    trained_on: more than 0: begins with the course's parts (yours, else those of checkpoints/), not with untrained
+        networks, and trains for this part of the U-Net's steps.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Setting:
     vocab_size: int = 1024
     judge_times: int = 1
     vae_of: str = ""
-    trained_on: bool = False
+    trained_on: float = 0.0
 
 
 OWNER, LARGER = "1000-objects", "96-pixels-trained-on"
@@ -87,7 +88,8 @@ SETTINGS: dict[str, Setting] = {
         Setting(OWNER, objects=1000, vocab_size=4096, judge_times=4),
         Setting("96-pixels", size=96),
         Setting("128-pixels", size=128),
-        Setting(LARGER, size=96, trained_on=True),
+        Setting("200-objects-trained-on", objects=200, vocab_size=2048, judge_times=2, trained_on=1.0),
+        Setting(LARGER, size=96, trained_on=0.25),
     )
 }
 SIDES = (64, 96, 128)
@@ -112,7 +114,7 @@ class Run:
         self.folder, self.path = root / setting.name, root / f"{setting.name}.json"
         text = replace(profile.clip.text, vocab_size=setting.vocab_size)
         profile = replace(profile, vocab_size=setting.vocab_size, clip=replace(profile.clip, text=text))
-        self.profile = for_training_on(profile, setting.size) if setting.trained_on else resized(profile, setting.size)
+        self.profile = for_training_on(profile, setting) if setting.trained_on else resized(profile, setting.size)
         self.results: dict[str, Any] = {
             "setting": dataclasses.asdict(setting),
             "options": options,
@@ -156,14 +158,13 @@ class Run:
         self.profile = replace(self.profile, unet_budget=replace(self.profile.unet_budget, steps=steps))
 
 
-def for_training_on(profile: Profile, size: int) -> Profile:
-    """The profile for going on with larger pictures: short, gentle, and noisier by as much as they are larger.
+def for_training_on(profile: Profile, setting: Setting) -> Profile:
+    """The profile for going on with other pictures: shorter, gentler, and noisier by as much as they are larger.
 
     In a larger picture the same noise hides less. The shift by the ratio of the sides is that of Esser et al. 2024
     (arXiv 2403.03206), equation 23. CLIP's picture encoder is not used.
     """
-    vae, unet = profile.vae_budget.part(1 / 6, 1 / 3), profile.unet_budget.part(1 / 4, 1 / 2)
-    return replace(profile, vae_budget=vae, unet_budget=unet, timestep_shift=size / SIDES[0])
+    return profile.going_on(vae=1 / 6, unet=setting.trained_on, timestep_shift=setting.size / SIDES[0])
 
 
 # --- the stages, in order -----------------------------------------------------------------------------------
@@ -213,18 +214,28 @@ def part(name: str) -> Callable[[Run], dict[str, Any]]:
         if name == "vae" and run.setting.vae_of:
             steps = json.loads((run.root / f"{run.setting.vae_of}.json").read_text(encoding="utf-8"))["stages"]["vae"]
             return {**steps, "psnr": vae_psnr(run, shared_vae(run)), "taken_from": run.setting.vae_of}
-        if run.setting.trained_on:  # both networks at once, the first time
-            if name == "clip":
-                return {"steps": 0, "seconds": 0.0, "note": "its text encoder is trained on with the U-Net"}
-            parts = finetune_parts(run.profile, run.data, load_parts(None, run.device), run.folder, device=run.device)
-        else:
-            given = Parts(vae=shared_vae(run)) if name == "unet" and run.setting.vae_of else None
-            parts = train_parts(run.profile, run.data, folder=run.folder, which=(name,), given=given, device=run.device)
-        steps = getattr(run.profile, f"{name}_budget").steps
-        facts = {"steps": steps, "seconds": parts.seconds[name], "loss": parts.metrics[name]["loss"]}
-        return {**facts, "psnr": vae_psnr(run, parts.vae)} if name == "vae" else facts
+        given = Parts(vae=shared_vae(run)) if name == "unet" and run.setting.vae_of else None
+        parts = train_parts(run.profile, run.data, folder=run.folder, which=(name,), given=given, device=run.device)
+        return facts_of(name, run, parts)
 
     return work
+
+
+def further(name: str) -> Callable[[Run], dict[str, Any]]:
+    """The stage that trains the VAE or the U-Net on: the first asked for trains both, the second finds it done."""
+
+    def work(run: Run) -> dict[str, Any]:
+        start = load_parts(None, run.device)
+        parts = finetune_parts(run.profile, run.data, start, run.folder, device=run.device)
+        return facts_of(name, run, parts)
+
+    return work
+
+
+def facts_of(name: str, run: Run, parts: Parts) -> dict[str, Any]:
+    steps = getattr(run.profile, f"{name}_budget").steps
+    facts = {"steps": steps, "seconds": parts.seconds[name], "loss": parts.metrics[name]["loss"]}
+    return {**facts, "psnr": vae_psnr(run, parts.vae)} if name == "vae" else facts
 
 
 def shared_vae(run: Run) -> VAE:
@@ -239,9 +250,9 @@ def vae_psnr(run: Run, vae: VAE) -> float:
 REAL = {"seen": ("train", 11), "held_out": ("held_out", 13)}  # (split, seed) of real pictures, and of their prompts
 
 
-def scores(run: Run) -> dict[str, Any]:
+def drawn_right(run: Run, parts: Parts) -> dict[str, Any]:
     """Draw for prompts that name object and colour, and for prompts that name all four; let the judge look."""
-    pipe = load_parts(run.folder, run.device).pipeline(run.setting.size)
+    pipe = parts.pipeline(run.setting.size)
     network = load_model(Judge, JudgeConfig, "judge", run.folder).to(run.device)
     n, facts = run.profile.evaluation_pictures, {}
     with tqdm(total=4 * n, desc=f"{run.setting.name}: drawing for prompts", file=sys.stdout, unit="picture") as bar:
@@ -259,6 +270,16 @@ def scores(run: Run) -> dict[str, Any]:
     return {**facts, "prompts": n}
 
 
+def before(run: Run) -> dict[str, Any]:
+    """What the parts to go on from make of this setting, untouched."""
+    parts = load_parts(None, run.device)
+    return {"psnr": vae_psnr(run, parts.vae), **drawn_right(run, parts)}
+
+
+def scores(run: Run) -> dict[str, Any]:
+    return drawn_right(run, load_parts(run.folder, run.device))
+
+
 STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
     "vae": part("vae"),
     "judge": judge,
@@ -267,12 +288,19 @@ STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
     "unet": part("unet"),
     "scores": scores,
 }
+GOING_ON: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "judge": judge,
+    "before": before,
+    "vae": further("vae"),
+    "unet": further("unet"),
+    "scores": scores,
+}
 
 
 def run_setting(run: Run, last_stage: str = "scores") -> dict[str, Any]:
     """All stages of a setting up to `last_stage`, but those done before; the results as they are in its JSON file."""
     warnings.filterwarnings("ignore", message="never seen in training")  # short runs have not seen every word
-    for name, work in STAGES.items():
+    for name, work in (GOING_ON if run.setting.trained_on else STAGES).items():
         run.stage(name, work)
         if name == "plan":
             run.with_unet_steps(run.results["stages"]["plan"]["unet_steps"])
@@ -386,11 +414,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if code:
                 print(f"{name}: stopped; what is done is kept, and the same command goes on from there")
                 return code
-    from scaling_report import publish_picture, show_sizes, write_report  # matplotlib takes memory while networks train
+    # Only now: matplotlib takes memory, which is measured while networks train.
+    from scaling_report import publish_picture, write_report
+
+    from course_utils.lessons.plots import show_rows
 
     if args.publish and (root / LARGER / "unet.json").exists():
         prompts = make_prompts(8, torch.Generator().manual_seed(5), "held_out")
-        show_sizes(side_by_side(root / LARGER, prompts), prompts).savefig(root / "larger.png", dpi=130)
+        figure = show_rows(side_by_side(root / LARGER, prompts), titles=prompts, size=1.35)
+        figure.savefig(root / "larger.png", dpi=130, bbox_inches="tight")
         publish_picture(root / "larger.png", ROOT / "docs" / "larger.png")
     return write_report(measured(root), root, ROOT / "docs" if args.publish else None)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
 from pages import fill, publish_picture  # noqa: E402
-from torch import Tensor  # noqa: E402
 
-from course_utils.data.batches import to_uint8  # noqa: E402
 from course_utils.training.artifacts import write_card  # noqa: E402
 
 PICTURE = (
@@ -30,15 +27,20 @@ Times = dict[str, dict[str, Any]]  # and for each side of a picture, {"64": {"va
 PARTS = {"vae": ("VAE", "#2a6f97"), "clip": ("CLIP", "#66a182"), "unet": ("U-Net", "#d1495b")}
 
 
+HALVES = ("seen", "held_out")
+
+
 def seconds_a_step(result: dict[str, Any], part: str) -> str:
-    stage = result["stages"][part]
-    return f"{stage['seconds'] / stage['steps']:.3f}" if stage["steps"] else "–"
+    stage = result["stages"].get(part)
+    return f"{stage['seconds'] / stage['steps']:.3f}" if stage else "–"
 
 
 def label(result: dict[str, Any]) -> str:
     setting = result["setting"]
-    going_on = ", going on from 64" if setting["trained_on"] else ""
-    return f"{setting['objects']:,} objects, {setting['size']} pixels{going_on}"
+    words = f"{setting['objects']:,} objects, {setting['size']} pixels"
+    if not setting["trained_on"]:
+        return words
+    return f"{words}, going on from 64 {'objects' if setting['size'] == 64 else 'pixels'}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -50,7 +52,7 @@ def tables(results: Results) -> str:
     """What each setting cost, what came of it, and the conditions under which that holds."""
     cost, quality = [], []
     for r in results:
-        stages, s = r["stages"], r["stages"]["scores"]
+        stages = r["stages"]
         memory = "not known" if r.get("peak_gb") is None else f"{r['peak_gb']:.1f}"
         if "peak_gpu_gb" in r:
             memory += f" + {r['peak_gpu_gb']:.1f} on the GPU"
@@ -60,9 +62,14 @@ def tables(results: Results) -> str:
             *(seconds_a_step(r, part) + (mark if part == "vae" else "") for part in PARTS),
             f"{stages['unet']['steps']:,}", f"{stages['unet']['seconds'] / 60:.1f}", memory,
         ])  # fmt: skip
-        shares = [s[f"{key}_{split}"] for key in ("object_and_color", "all_named") for split in ("seen", "held_out")]
-        shares += [stages["judge"][f"all_named_{split}"] for split in ("seen", "held_out")]
-        quality.append([label(r), f"{stages['vae']['psnr']:.1f}", *(f"{100 * share:.1f} %" for share in shares)])
+        for what, s in (("before it", stages.get("before")), ("", stages["scores"])):
+            if s is None:
+                continue
+            psnr = s["psnr"] if what else stages["vae"]["psnr"]
+            shares = [s[f"{key}_{split}"] for key in ("object_and_color", "all_named") for split in HALVES]
+            shares += [stages["judge"][f"all_named_{split}"] for split in HALVES]
+            name = f"{label(r)}: {what}" if what else label(r)
+            quality.append([name, f"{psnr:.1f}", *(f"{100 * share:.1f} %" for share in shares)])
     options, stages = results[0]["options"], results[0]["stages"]
     budget = "the same number of steps" if options["unet_minutes"] is None else f"{options['unet_minutes']:g} minutes"
     notes = (
@@ -124,12 +131,17 @@ def plot(results: Results, times: Times) -> Figure:
     return figure
 
 
-def plot_objects(axis: Axes, results: Results) -> None:
+def plot_objects(axis: Axes, all_results: Results) -> None:
+    results = [r for r in all_results if not r["setting"]["trained_on"]]
+    going_on = [r for r in all_results if r["setting"]["trained_on"]]
     objects = [r["setting"]["objects"] for r in results]
     for key, name, color in (("object_and_color", "object, colour", "#2a6f97"), ("all_named", "all four", "#d1495b")):
         for split, style, title in (("seen", "o-", "seen"), ("held_out", "s--", "held out")):
             shares = [100 * r["stages"]["scores"][f"{key}_{split}"] for r in results]
             axis.plot(objects, shares, style, ms=5, color=color, label=f"{name}, {title}")
+    for r in going_on:
+        share = 100 * r["stages"]["scores"]["object_and_color_held_out"]
+        axis.plot(r["setting"]["objects"], share, "*", ms=11, mfc="none", color="#2a6f97", label="going on from 64")
     axis.set(xscale="log", xlabel="objects in the vocabulary", ylabel="prompts drawn right (%)", ylim=(-3, 103))
     axis.set_xticks(objects, [f"{n:,}" for n in objects])
     axis.set_title("the same budget, more objects", fontsize=10)
@@ -146,20 +158,6 @@ def plot_sizes(axis: Axes, times: Times) -> None:
     axis.set_title("the same networks, more pixels", fontsize=10)
 
 
-def show_sizes(rows: dict[str, Tensor], prompts: Sequence[str]) -> Figure:
-    """A row of pictures [N, 3, H, W] in [-1, 1] for each name, each column one prompt."""
-    n = len(prompts)
-    figure, axes = plt.subplots(len(rows), n, figsize=(1.35 * n, 1.45 * len(rows) + 0.4), layout="constrained")
-    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(name, fontsize=9)
-        for axis, picture in zip(line, to_uint8(pictures), strict=True):
-            axis.imshow(picture.permute(1, 2, 0), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-    for axis, prompt in zip(axes[0], prompts, strict=True):
-        axis.set_title(textwrap.fill(prompt, 17), fontsize=8)
-    return figure
-
-
 def write_report(found: dict[str, Any], root: Path, docs: Path | None = None) -> int:
     """Write scaling.md and scaling.png into `root`. With `docs`, put what is new beside what docs/scaling.json holds,
     and all of it into the page and the figure there. Returns an exit status.
@@ -169,7 +167,9 @@ def write_report(found: dict[str, Any], root: Path, docs: Path | None = None) ->
     if docs and (docs / "scaling.json").exists():
         old = json.loads((docs / "scaling.json").read_text(encoding="utf-8"))
         found = {key: {**old[key], **found[key]} for key in found}
-    results, times = list(found["settings"].values()), found["step_times"]
+    order = ("size", "objects", "trained_on")
+    results = sorted(found["settings"].values(), key=lambda r: [r["setting"][key] for key in order])
+    times = found["step_times"]
     if not results and not times:
         print(f"no setting is finished in {root}; run tools/scaling.py without --publish first")
         return 1

@@ -65,8 +65,13 @@ def show_images(
     return done(figure)
 
 
-def show_rows(rows: dict[str, Pictures], title: str | None = None, size: float = 0.95) -> Figure:
-    """Rows of pictures under one another, each with its name at the left: originals over reconstructions, say."""
+def show_rows(
+    rows: dict[str, Pictures], title: str | None = None, size: float = 0.95, titles: Sequence[str] | None = None
+) -> Figure:
+    """Rows of pictures under one another, each with its name at the left: originals over reconstructions, say.
+
+    titles: one a column, over its first picture; long ones are wrapped. size: inches a picture.
+    """
     arrays = {name: as_arrays(pictures) for name, pictures in rows.items()}
     columns = max(len(a) for a in arrays.values())
     height = len(arrays) * size + (0.3 if title else 0)
@@ -79,6 +84,8 @@ def show_rows(rows: dict[str, Pictures], title: str | None = None, size: float =
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         for axis, picture in zip(line, pictures, strict=False):
             axis.imshow(picture, interpolation="nearest")
+    for axis, text in zip(axes[0], titles or (), strict=False):
+        axis.set_title(_wrap(text, int(size * 13)), fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
     return done(figure)

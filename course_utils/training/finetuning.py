@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,8 +30,8 @@ from course_utils.training.parts import (
     finished,
     latent_scale,
     load_part,
-    sampling_facts,
     save_part,
+    save_trained,
 )
 from course_utils.training.profiles import Profile
 from course_utils.training.recipes import (
@@ -151,10 +150,7 @@ def finetune_parts(
         parts.losses[name], parts.seconds[name] = history.losses, round(history.seconds, 1)
         parts.metrics[name] = {"loss": history.smoothed(100)[-1]}
         keep(made)
-        facts = {"profile": profile.name, "steps": len(history.losses), "seconds": parts.seconds[name], "seed": seed}
-        facts |= sampling_facts(name, profile, parts, folder, data.images.shape[-1])
-        save_part(name, parts, folder, **facts, made_from=key)
-        shutil.rmtree(folder / "training" / key, ignore_errors=True)
+        save_trained(name, parts, folder, profile=profile, size=data.images.shape[-1], seed=seed, key=key)
         loss = parts.metrics[name]["loss"]
         report(f"{name}: {len(history.losses):,} steps in {history.seconds:,.0f} s, loss {loss:.4g}")
 

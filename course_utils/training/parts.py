@@ -159,11 +159,7 @@ def train_parts(
                 scores = ", ".join(f"{k} {v:.4g}" for k, v in parts.metrics[name].items())
                 report(f"{name}: {len(history.losses):,} steps in {history.seconds:,.0f} s, {scores}")
             if main and folder:
-                facts = {"profile": profile.name, "steps": len(history.losses), "seconds": parts.seconds[name]}
-                facts |= {"seed": seed, "made_from": key}
-                facts |= sampling_facts(name, profile, parts, folder, data.images.shape[-1])
-                save_part(name, parts, folder, **facts)
-                shutil.rmtree(folder / "training" / key, ignore_errors=True)  # the state of a run that is over
+                save_trained(name, parts, folder, profile=profile, size=data.images.shape[-1], seed=seed, key=key)
             wait(accelerator)  # what the main process wrote is there for all
     return parts
 
@@ -223,17 +219,20 @@ def _key(name: str, profile: Profile, seed: int, content: str, folder: Path | No
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def sampling_facts(name: str, profile: Profile, parts: Parts, folder: Path, size: int) -> dict[str, Any]:
-    """What the U-Net's card says besides, so that pictures can be drawn with it."""
-    if name != "unet":
-        return {}
-    return {
-        "betas": parts.schedule.betas.tolist(),
-        "prediction_type": PREDICTION_TYPE,
-        "condition_dropout": profile.condition_dropout,
-        "size": size,
-        "trained_with": fingerprints("vae", "clip", folder=folder),
-    }
+def save_trained(name: str, parts: Parts, folder: Path, *, profile: Profile, size: int, seed: int, key: str) -> None:
+    """Save a part just trained, its card with how it came about, and drop the state of its run (`training/<key>`)."""
+    facts = {"profile": profile.name, "steps": len(parts.losses[name]), "seconds": parts.seconds[name]}
+    facts |= {"seed": seed, "made_from": key}
+    if name == "unet":  # what drawing with it needs to know
+        facts |= {
+            "betas": parts.schedule.betas.tolist(),
+            "prediction_type": PREDICTION_TYPE,
+            "condition_dropout": profile.condition_dropout,
+            "size": size,
+            "trained_with": fingerprints("vae", "clip", folder=folder),
+        }
+    save_part(name, parts, folder, **facts)
+    shutil.rmtree(folder / "training" / key, ignore_errors=True)
 
 
 def finished(name: str, folder: Path, key: str) -> bool:

@@ -72,6 +72,15 @@ class Profile:
 
     judge_budget: Budget = Budget(400, 128, 2e-3, 0.02)
 
+    def going_on(self, vae: float, unet: float, timestep_shift: float = 1.0) -> Profile:
+        """For networks that can do something already: these parts of the steps, at a third and a half of the rates."""
+        return replace(
+            self,
+            vae_budget=self.vae_budget.part(vae, 1 / 3),
+            unet_budget=self.unet_budget.part(unet, 1 / 2),
+            timestep_shift=timestep_shift,
+        )
+
 
 _CPU = Profile(name="cpu", minutes={"01": 15, "02": 2, "03": 3, "04": 5, "05": 15, "06": 5})
 

@@ -15,6 +15,7 @@ import scaling_report
 from PIL import Image
 
 from course_utils.data.batches import CaptionedImages
+from course_utils.lessons.plots import show_rows
 from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from course_utils.models.unet import UNetConfig
 from course_utils.models.vae import VAEConfig
@@ -157,11 +158,12 @@ def test_tables_and_plot_are_written_between_the_markers(root, tmp_path):
     assert written.startswith("before\n<!-- scaling -->\n") and "<!-- /scaling -->\nafter\n" in written
     assert "old" not in written and written.count("](scaling.png)") == 1
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in written.splitlines() if line[:1] == "|"]
-    cost = {row[0]: row for row in rows[2:8]}
+    cost = {row[0]: row for row in rows[2:9]}
     assert cost["1,000 objects, 64 pixels"][4:7] == ["4.500", "100", "7.5"]
     assert "*" in cost["200 objects, 64 pixels"][2] and "*" not in cost["64 objects, 96 pixels"][2]
-    assert "64 objects, 96 pixels, going on from 64" in cost
-    assert rows[10][0] == "64 objects, 64 pixels" and rows[10][2] == "90.0 %"
+    assert "64 objects, 96 pixels, going on from 64 pixels" in cost
+    assert "200 objects, 64 pixels, going on from 64 objects" in cost
+    assert rows[11][0] == "64 objects, 64 pixels" and rows[11][2] == "90.0 %"
     assert rows[-1] == ["96 × 96", "12 × 12", "0.20 (1.0 ×)", "0.30 (1.0 ×)", "0.50 (1.0 ×)", "1.5 (1.5 ×)"]
     assert Image.open(docs / "scaling.png").size[0] > 900
 
@@ -206,18 +208,23 @@ def test_going_on_with_larger_pictures(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_ARTIFACTS", str(tmp_path))
     monkeypatch.setenv("COURSE_PROFILE", "cpu")
     train_parts(TINY, CaptionedImages.scenes(TINY.scenes), folder=tmp_path / "cpu", report=lambda line: None)
-    found = start(tmp_path, scaling.Setting("larger", size=96, trained_on=True))
-    assert found["stages"]["clip"]["steps"] == 0 and found["stages"]["vae"]["steps"] == 1
+    found = start(tmp_path, scaling.Setting("larger", size=96, trained_on=0.25))
+    assert list(found["stages"]) == list(scaling.GOING_ON) and found["stages"]["vae"]["steps"] == 1
+    assert found["stages"]["before"]["psnr"] != found["stages"]["vae"]["psnr"]
     assert (tmp_path / "larger" / "unet.safetensors").exists() and 0 < found["stages"]["vae"]["psnr"] < 40
-    assert "| – |" in scaling_report.tables([found])
+    written = scaling_report.tables([found])
+    assert "| – |" in written and "| 64 objects, 96 pixels, going on from 64 pixels: before it | " in written
     drawn = scaling.side_by_side(tmp_path / "larger", ["a dog", "a cat"])  # each at the size that its card says
     assert {name: pictures.shape[-1] for name, pictures in drawn.items()} == {"64 pixels": 64, "96 pixels": 96}
-    assert len(scaling_report.show_sizes(drawn, ["a dog", "a cat"]).axes) == 4
+    figure = show_rows(drawn, titles=["a dog", "a cat"])
+    assert [axis.get_title() for axis in figure.axes] == ["a dog", "a cat", "", ""]
 
 
 def test_the_profile_for_larger_pictures():
-    profile = scaling.for_training_on(PROFILES["cpu"], 96)
+    larger, more = (scaling.SETTINGS[f"{name}-trained-on"] for name in ("96-pixels", "200-objects"))
+    profile = scaling.for_training_on(PROFILES["cpu"], larger)
     assert profile.timestep_shift == 1.5 and profile.unet_budget == PROFILES["cpu"].unet_budget.part(1 / 4, 1 / 2)
+    assert scaling.for_training_on(PROFILES["cpu"], more).timestep_shift == 1.0
 
 
 def test_a_report_of_nothing_of_a_mixture_and_a_document_without_markers(root, tmp_path, capsys):
