@@ -1,6 +1,6 @@
 """Create .venv with everything in it: `python3 tools/bootstrap.py`, or `make setup`. Standard library only.
 
-This file has to parse on old Pythons, to be able to say that they are too old.
+This file has to parse on old Pythons (3.5), to be able to say that they are too old.
 """
 
 import os
@@ -67,7 +67,7 @@ def main():
     begun = time.time()
     again = usable()
     why = "again: the list of packages changed" if again else "5 to 10 minutes, once"
-    print(f"Setting up (.venv), {why}", flush=True)
+    print("Setting up (.venv), {}".format(why), flush=True)
     if READY.exists():
         READY.unlink()
     if not again:
@@ -83,7 +83,7 @@ def main():
         print(output, file=sys.stderr)
         fail("Setting up failed; pip's own words are above. Is there a connection, and 8 GB of free disk?")
     READY.write_text("{}.{}\n".format(*sys.version_info[:2]))
-    print(f"Set up in {time.time() - begun:.0f} s", flush=True)
+    print("Set up in {:.0f} s".format(time.time() - begun), flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,13 @@ from course_utils.evaluation.scores import (  # noqa: E402
     score_pictures,
 )
 from course_utils.models.unet import UNet  # noqa: E402
-from course_utils.training.artifacts import artifacts_folder, checkpoints_folder, load_model, write_card  # noqa: E402
+from course_utils.training.artifacts import (  # noqa: E402
+    artifacts_folder,
+    checkpoints_folder,
+    load_model,
+    read_card,
+    write_card,
+)
 from course_utils.training.parts import NAMES, Parts, train_parts  # noqa: E402
 from course_utils.training.profiles import PROFILES, Profile  # noqa: E402
 
@@ -54,21 +60,32 @@ STAGES = {"scenes": "scenes drawn", "vae": "VAE", "clip": "CLIP", "unet": "U-Net
 
 
 class Record:
-    """What is known so far, in one JSON file that is written after each stage."""
+    """What is known so far, in one JSON file that is written after each stage; made in another way, it begins anew.
 
-    def __init__(self, path: Path):
+    seconds: of each finished stage. begun: what unfinished ones have taken in earlier sittings.
+    """
+
+    def __init__(self, path: Path, made: dict[str, Any]):
         self.path = path
-        empty: dict[str, Any] = {"seconds": {}, "snapshots": [], "points": {}}
-        self.found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+        self.found: dict[str, Any] = {"made": made, "seconds": {}, "begun": {}, "snapshots": [], "points": {}}
+        if path.exists():
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            self.found = stored if stored["made"] == made else self.found
 
     def write(self) -> None:
         write_card(self.path, self.found)
 
     def timed(self, stage: str, action: Callable[[], Any]) -> Any:
-        """Do it, and note how long it took, unless an earlier run has."""
-        begun = time.perf_counter()
-        value = action()
-        self.found["seconds"].setdefault(stage, time.perf_counter() - begun)
+        """Do it, and note how long it took in all sittings, unless an earlier one has finished it."""
+        if stage in self.found["seconds"]:
+            return action()
+        before, begun = self.found["begun"].get(stage, 0.0), time.perf_counter()
+        try:
+            value = action()
+        finally:
+            self.found["begun"][stage] = before + time.perf_counter() - begun
+            self.write()
+        self.found["seconds"][stage] = self.found["begun"].pop(stage)
         self.write()
         return value
 
@@ -78,7 +95,7 @@ def train_all(profile: Profile, folder: Path, record: Record, seed: int) -> Part
     data = record.timed("scenes", lambda: CaptionedImages.scenes(profile.scenes, seed=seed))
     parts = Parts()
     for name in NAMES:
-        begun, spent = time.perf_counter(), 0.0
+        begun, spent = time.perf_counter() - record.found["begun"].get(name, 0.0), 0.0
 
         def keep(step: int, model: nn.Module, losses: list[float], begun: float = begun) -> None:
             nonlocal spent
@@ -86,6 +103,7 @@ def train_all(profile: Profile, folder: Path, record: Record, seed: int) -> Part
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / f"step_{step}.safetensors")
             snapshots = [s for s in record.found["snapshots"] if s["step"] < step]
             record.found["snapshots"] = [*snapshots, {"step": step, "seconds": now - begun - spent}]
+            record.found["points"].pop(str(step), None)
             record.write()
             spent += time.perf_counter() - now  # writing them is not part of training
 
@@ -136,7 +154,7 @@ def table(found: dict[str, Any]) -> str:
     stages = ", ".join(f"{text} {seconds[name] / 60:.1f}" for name, text in STAGES.items())
     lines = [
         f"Minutes: {stages}; together {sum(seconds.values()) / 60:.1f}. VAE: {found['vae_psnr']:.2f} dB. "
-        f"Pictures drawn with {found['sampling_steps']} DDIM steps and w = 3.",
+        f"Pictures drawn with {found['marks']['steps']} DDIM steps and w = 3.",
         "",
         "| minutes from nothing | U-Net steps | object and colour: seen | held out | all four | Fréchet (floor) |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -193,13 +211,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile = PROFILES[given.profile]
     folder = given.output or artifacts_folder(profile.name) / "learning_curve"
     folder.mkdir(parents=True, exist_ok=True)
-    record = Record(folder / "learning_curve.json")
+    record = Record(folder / "learning_curve.json", {"profile": profile.name, "seed": given.seed})
     parts = train_all(profile, folder, record, given.seed)
     unseen = to_float(CaptionedImages.scenes(256, seed=given.seed + 1000).images)
     record.found["vae_psnr"] = reconstruction_psnr(parts.vae, unseen)
-    if record.found.setdefault("sampling_steps", given.steps) != given.steps:
-        record.found.update(sampling_steps=given.steps, points={})  # points of one curve are drawn alike
-    measured = Measured(given.judge, given.pictures or profile.evaluation_pictures, given.steps, given.seed)
+    pictures = given.pictures or profile.evaluation_pictures
+    marks = {"pictures": pictures, "steps": given.steps, "judge": read_card("judge", given.judge)["sha256"]}
+    if record.found.setdefault("marks", marks) != marks:
+        record.found.update(marks=marks, points={})  # points of one curve are drawn and judged alike
+    measured = Measured(given.judge, pictures, given.steps, given.seed)
     for snapshot in tqdm(record.found["snapshots"], desc="points"):
         step = str(snapshot["step"])
         if step not in record.found["points"]:

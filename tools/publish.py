@@ -24,7 +24,7 @@ from pages import fill  # noqa: E402
 
 from course_utils.data.batches import CaptionedImages  # noqa: E402
 from course_utils.lessons.plots import show_images  # noqa: E402
-from course_utils.training.artifacts import sha256, write_card  # noqa: E402
+from course_utils.training.artifacts import artifacts_folder, sha256, write_card  # noqa: E402
 from course_utils.training.state import write_safely  # noqa: E402
 
 PARTS = ("vae", "noise_reader", "unconditional", "clip", "unet", "judge")
@@ -38,7 +38,7 @@ MEASURES = [
     ("all_named_held_out", "the same, held out", "%"),
     ("frechet", "Fréchet distance of drawn pictures to real ones, in the judge's features", ""),
     ("frechet_floor", "its floor: real pictures to other real ones", ""),
-    ("frechet_vae", "of it the autoencoder's part: real pictures through the VAE to other real ones", ""),
+    ("frechet_vae", "the same for real pictures through the VAE: the floor, and what the autoencoder adds to it", ""),
     ("diversity", "diversity: mean distance between drawn pictures of one prompt", ""),
     ("diversity_real", "the same for real scenes of that prompt", ""),
     ("judge_on_real_pictures", "the judge on real pictures, all four attributes right: the most one can score", "%"),
@@ -53,28 +53,34 @@ def halved(tensor: Tensor) -> Tensor:
 
 
 def copy_weights(source: Path, target: Path) -> None:
-    """The six parts in half precision, their cards and the tokenizer; refuses to leave any out or to grow too large."""
+    """The six parts in half precision, their cards and the tokenizer, in place of what is in `target`.
+
+    Leaves `target` as it is if a part is missing or the whole would be too large.
+    """
     names = [f"{part}{ending}" for part in PARTS for ending in (".safetensors", ".json")]
     missing = [name for name in [*names, "scores.json", "tokenizer"] if not (source / name).exists()]
     if missing:
         sys.exit(f"not published: {', '.join(missing)} missing in {source}; run the course first")
-    if target.exists():
-        shutil.rmtree(target)
-    shutil.copytree(source / "tokenizer", target / "tokenizer")
+    new = target.with_name(f"{target.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(source / "tokenizer", new / "tokenizer")
     cards = {name: json.loads((source / f"{name}.json").read_text(encoding="utf-8")) for name in [*PARTS, "scores"]}
     checksums = {}  # of the file in float32 -> of the file in half precision
     for part in PARTS:
         tensors = {key: halved(value) for key, value in load_file(source / f"{part}.safetensors").items()}
-        write_safely(target / f"{part}.safetensors", tensors, {"class": cards[part]["class"]})
-        checksums[cards[part]["sha256"]] = sha256(target / f"{part}.safetensors")
+        write_safely(new / f"{part}.safetensors", tensors, {"class": cards[part]["class"]})
+        checksums[cards[part]["sha256"]] = sha256(new / f"{part}.safetensors")
     for name, card in cards.items():
         text = json.dumps(card)
         for old, new in checksums.items():
             text = text.replace(old, new)
-        write_card(target / f"{name}.json", json.loads(text))
-    size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+        write_card(new / f"{name}.json", json.loads(text))
+    size = sum(f.stat().st_size for f in new.rglob("*") if f.is_file())
     if size > LIMIT:
-        sys.exit(f"{target.name}/ is {size / 1e6:.1f} MB, over the {LIMIT / 1e6:.0f} MB it may take")
+        shutil.rmtree(new)
+        sys.exit(f"not published: {size / 1e6:.1f} MB, and {target.name}/ may take {LIMIT / 1e6:.0f} MB")
+    shutil.rmtree(target, ignore_errors=True)
+    new.rename(target)
     print(f"{target.name}/: {size / 1e6:.1f} MB")
 
 
@@ -110,7 +116,7 @@ def score_table(source: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--profile", default="cpu")
-    source = ROOT / "artifacts" / parser.parse_args().profile
+    source = artifacts_folder(parser.parse_args().profile)
     table = score_table(source)
     copy_weights(source, ROOT / "checkpoints")
     draw_pages(source, ROOT / "docs")

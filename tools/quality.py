@@ -35,7 +35,7 @@ from tqdm import tqdm  # noqa: E402
 from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
 from course_utils.data.scenes import ATTRIBUTES, COLORS, OBJECTS, is_held_out_color, prompt_for  # noqa: E402
 from course_utils.evaluation.judge import Judge, JudgeConfig  # noqa: E402
-from course_utils.evaluation.metrics import diversity, nearest  # noqa: E402
+from course_utils.evaluation.metrics import diversity  # noqa: E402
 from course_utils.evaluation.scores import (  # noqa: E402
     SPLITS,
     draw_for_prompts,
@@ -86,7 +86,6 @@ class Bench:
         self.pictures, self.alike, self.seed = pictures, alike, seed
         self.asked = CaptionedImages.scenes(real, seed=seed + 4000)  # these are asked for …
         self.other = CaptionedImages.scenes(real, seed=seed + 5000)  # … and compared with these, never with themselves
-        self.training = CaptionedImages.scenes(8192).images  # half of what the course trains on
 
     def draw(self, setting: Setting, prompts: Sequence[str], seed: int) -> Tensor:
         """[N, 3, H, W] in [-1, 1]."""
@@ -119,8 +118,7 @@ class Bench:
         drawn = self.draw(setting, prompts_of(self.asked.attributes), 130)
         real, asked = (to_float(data.images) for data in (self.other, self.asked))
         distance, floor = frechet_and_floor(self.judge, drawn, real, asked)
-        near = nearest(drawn[:256], self.training)[1].median().item()
-        return {"frechet": distance, "frechet_floor": floor, "nearest": near}
+        return {"frechet": distance, "frechet_floor": floor}
 
 
 def kept(path: Path, marks: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +160,7 @@ def lines_of(found: dict[str, Any], along: str) -> Iterator[tuple[str, list[dict
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Held-out accuracy over steps and over guidance, with diversity beside it."""
+    """Held-out accuracy (± 1 standard error) over steps and over guidance, with diversity beside it."""
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained", dpi=110)
     for panel, along, what, title, label in (
         (panels[0], "steps", "object_and_color_held_out", "object and colour", "held-out prompts right, %"),
@@ -170,8 +168,11 @@ def plot(found: dict[str, Any], path: Path) -> None:
         (panels[2], "guidance_scale", "diversity", "diversity", "distance between pictures"),
     ):
         for line, rows in lines_of(found, along):
-            scale = 1 if what == "diversity" else 100
-            panel.plot([r[along] for r in rows], [scale * r[what] for r in rows], "o-", label=line, ms=4)
+            values, errors = [r[what] for r in rows], None
+            if what != "diversity":
+                errors = [100 * (p * (1 - p) / found["marks"]["pictures"]) ** 0.5 for p in values]
+                values = [100 * p for p in values]
+            panel.errorbar([r[along] for r in rows], values, errors, fmt="o-", label=line, ms=4, lw=1.4, capsize=2)
         panel.set_xlabel("denoising steps" if along == "steps" else "guidance scale w")
         panel.set_ylabel(label)
         panel.set_title(title, fontsize=10)
@@ -180,6 +181,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     panels[0].set_xscale("log")
     panels[0].set_xticks(STEPS, map(str, STEPS))
     panels[0].minorticks_off()
+    panels[0].set_ylim(min(85, panels[0].get_ylim()[0]), 101)
     figure.savefig(path)
     plt.close(figure)
 
@@ -195,7 +197,8 @@ def contact_sheets(bench: Bench, folder: Path) -> None:
     titles = []
     for (name, color), ok in zip(pairs, right.tolist(), strict=True):
         marks = "*" * is_held_out_color(name, color) + "×" * (not ok)
-        titles.append(f"{name if color == next(iter(COLORS)) else ''} {marks}".strip())
+        name = name if color == next(iter(COLORS)) else ""
+        titles.append(f"{name}\u00a0{marks}".strip())  # no-break: the mark stays beside the name
     half = len(pairs) // 2  # two pages
     for i, part in enumerate((slice(0, half), slice(half, None))):
         figure = show_images(drawn[part], titles[part], columns=16, size=0.72)
@@ -213,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--docs", action="store_true", help="put table and pictures into docs/ as well")
     given = parser.parse_args(arguments)
     folder = given.output or artifacts_folder("quality")
-    marks = {"unet": read_card("unet", given.weights)["sha256"], "pictures": given.pictures, "real": given.real}
+    marks = {part: read_card(part, given.weights)["sha256"] for part in ("vae", "clip", "unet", "judge")}
+    marks |= {"pictures": given.pictures, "real": given.real, "alike": given.alike}
     found = kept(folder / "quality.json", marks)
     bench = Bench(given.weights, given.pictures, given.real, given.alike)
     far = [s for s in FAR if key(s) not in found["frechet"]]

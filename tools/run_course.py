@@ -280,7 +280,7 @@ def report(folder: Path, times: dict[str, float], since: float) -> None:
     if len(times) > 1:
         print(f"  {'all':<22}{clock(sum(times.values())):>8}")
     scores = []
-    for card in sorted(folder.glob("**/*.json")):
+    for card in sorted(folder.glob("*.json")):
         try:
             content = json.loads(card.read_text(encoding="utf-8"))
             metrics = _flat(content.get("metrics", {}))

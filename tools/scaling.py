@@ -33,7 +33,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from machine import processor  # noqa: E402
+from machine import peak_memory, processor  # noqa: E402
 
 from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
 from course_utils.evaluation.judge import Judge, JudgeConfig, judge_loss  # noqa: E402
@@ -96,14 +96,16 @@ SIDES = (64, 96, 128)
 TIMES = "step_times_{}.json"
 
 
-def peak_memory() -> float | None:
-    """The most memory this process has held so far, in GB; None where the system does not say (Windows)."""
+def peak_gb() -> float | None:
+    """The most memory this process has held so far; None where the system does not say (Windows)."""
     try:
-        import resource
+        return peak_memory() / 1e9
     except ImportError:
         return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def processor_line(device: str) -> str:
+    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {best_precision(device)}"
 
 
 class Run:
@@ -120,7 +122,7 @@ class Run:
             "options": options,
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
-            "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {best_precision(device)}",
+            "processor": processor_line(device),
             "stages": {},
         }
         if self.path.exists():
@@ -148,7 +150,7 @@ class Run:
             return
         begun = time.perf_counter()
         stages[name] = {**work(self), "stage_seconds": round(time.perf_counter() - begun, 1)}
-        self.results["peak_gb"] = max(self.results.get("peak_gb") or 0, peak_memory() or 0) or None
+        self.results["peak_gb"] = max(self.results.get("peak_gb") or 0, peak_gb() or 0) or None
         if self.device == "cuda":
             gpu = torch.cuda.max_memory_allocated() / 1e9
             self.results["peak_gpu_gb"] = max(self.results.get("peak_gpu_gb", 0), gpu)
@@ -162,7 +164,7 @@ def for_training_on(profile: Profile, setting: Setting) -> Profile:
     """The profile for going on with other pictures: shorter, gentler, and noisier by as much as they are larger.
 
     In a larger picture the same noise hides less. The shift by the ratio of the sides is that of Esser et al. 2024
-    (arXiv 2403.03206), equation 23. CLIP's picture encoder is not used.
+    (arXiv 2403.03206), equation 23 (see `shift_timesteps`). CLIP's picture encoder is not used.
     """
     return profile.going_on(vae=1 / 6, unet=setting.trained_on, timestep_shift=setting.size / SIDES[0])
 
@@ -328,7 +330,7 @@ def step_times(profile: Profile, size: int, device: str, steps: int = 6) -> dict
         for number in (2, steps):
             history = train_recipe(replace(recipe, budget=replace(recipe.budget, steps=number)))
         facts[name] = history.seconds / steps
-    return {**facts, "peak_gb": peak_memory(), "processor": f"{processor()}, {best_precision(device)}"}
+    return {**facts, "peak_gb": peak_gb(), "processor": processor_line(device)}
 
 
 def side_by_side(larger: Path, prompts: list[str]) -> dict[str, Tensor]:
@@ -389,6 +391,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     args = parse(arguments)
+    os.environ["COURSE_PROFILE"] = args.profile  # whose parts are "your own", here and in the processes below
     root = artifacts_folder(args.profile) / "scaling"
     options = {"profile": args.profile, **{k: getattr(args, k) for k in ("fraction", "unet_minutes", "scenes")}}
     if args.worker:
@@ -406,7 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timed = [(str(size), "times") for size in SIDES]
         for name, stage in timed if args.time_steps else jobs(args.only or list(SETTINGS)):
             command = [sys.executable, __file__, *arguments, "--worker", name, stage]
-            process = subprocess.Popen(command, env={**os.environ, "COURSE_PROFILE": args.profile})
+            process = subprocess.Popen(command)
             try:
                 code = process.wait()
             except KeyboardInterrupt:  # the worker has got it too, and saves before it ends

@@ -58,9 +58,9 @@ def prompt_for(object: str, color: str, size: str | None = None, place: str | No
     return fill_template(TEMPLATES[0], object, color, size, PLACE_PHRASES[place][0] if place else None)
 
 
-_SIZE_OF_WORD = {word: size for size, words in SIZE_WORDS.items() for word in words}
+SIZE_OF_WORD = {word: size for size, words in SIZE_WORDS.items() for word in words}
 _PLACE_OF_WORD = {place: place for place in PLACES} | {"center": "middle", "centre": "middle"}
-_COLOR_OF_WORD = {color: color for color in COLORS} | {"grey": "gray"}
+COLOR_OF_WORD = {color: color for color in COLORS} | {"grey": "gray"}
 _NAMES = {tuple(name.split()): name for name in ALL_OBJECTS}
 _LONGEST_NAME = max(len(words) for words in _NAMES)  # in words
 
@@ -91,15 +91,15 @@ def parse_caption(text: str) -> dict[str, str]:
     """
     words = re.findall(r"[a-z]+", text.lower())
     backgrounds = [
-        _COLOR_OF_WORD[word]
+        COLOR_OF_WORD[word]
         for i, word in enumerate(words)
-        if word in _COLOR_OF_WORD
+        if word in COLOR_OF_WORD
         and (words[i + 1 : i + 2] == ["background"] or words[max(0, i - 2) : i] == ["background", "is"])
     ]
     found = {
         "object": _objects_in(words),
-        "color": backgrounds or [_COLOR_OF_WORD[word] for word in words if word in _COLOR_OF_WORD],
-        "size": [_SIZE_OF_WORD[word] for word in words if word in _SIZE_OF_WORD],
+        "color": backgrounds or [COLOR_OF_WORD[word] for word in words if word in COLOR_OF_WORD],
+        "size": [SIZE_OF_WORD[word] for word in words if word in SIZE_OF_WORD],
         "place": [_PLACE_OF_WORD[word] for word in words if word in _PLACE_OF_WORD],
     }
     named = {attribute: _the_one(values, attribute, text) for attribute, values in found.items()}

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from course_utils.data.captions import SIZE_WORDS, with_article
-from course_utils.data.vocabulary import COLORS, OBJECTS, SIZES, value_index
+from course_utils.data.captions import COLOR_OF_WORD, SIZE_OF_WORD, SIZE_WORDS, with_article
+from course_utils.data.vocabulary import OBJECTS, SIZES, value_index
 
 TASKS: tuple[str, ...] = ("single", "two", "counting", "colors", "position", "binding")
 RELATIONS: dict[str, str] = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -129,8 +129,6 @@ _OBJECT_OF_WORD = (
     | {_regular_plural(name): name for name in OBJECTS}  # "cactuses" is understood too
     | {plural: name for name, plural in PLURALS.items()}
 )
-_SIZE_OF_WORD = {word: size for size, words in SIZE_WORDS.items() for word in words}
-_COLOR_OF_WORD = {color: color for color in COLORS} | {"grey": "gray"}
 _RELATION_OF_WORD = {"left": "left of", "right": "right of"} | {
     word: relation for relation, words in _RELATION_WORDS.items() for word in words
 }
@@ -153,11 +151,11 @@ def parse_description(text: str) -> Description:
     for i, word in zip(at, before, strict=True):
         if words[i] not in OBJECTS and word not in NUMBERS:
             raise ValueError(f"{text!r} does not say how many {words[i]}; write {', '.join(NUMBERS[1:])} before it")
-    sizes = tuple(_SIZE_OF_WORD[word] for word in before if word in _SIZE_OF_WORD)
+    sizes = tuple(SIZE_OF_WORD[word] for word in before if word in SIZE_OF_WORD)
     if sizes and len(sizes) != 2:
         raise ValueError(f"{text!r} gives a size to {len(sizes)} of {len(at)} objects; it wants two objects, two sizes")
     found = [_RELATION_OF_WORD[word] for word in words[at[0] : at[-1]] if word in _RELATION_OF_WORD]
-    colors = {_COLOR_OF_WORD[word] for word in words if word in _COLOR_OF_WORD}
+    colors = {COLOR_OF_WORD[word] for word in words if word in COLOR_OF_WORD}
     for what, several in (("relation", set(found)), ("colour", colors)):
         if len(several) > 1:
             raise ValueError(f"{text!r} names more than one {what}: {', '.join(sorted(several))}")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from course_utils.data.descriptions import NUMBERS
-from course_utils.data.scenes import CANVAS, MARGIN, Scene
+from course_utils.data.scenes import CANVAS, Scene, corner
 from course_utils.data.sprites import sprite
 
 MAX_THINGS = len(NUMBERS)
@@ -67,13 +67,7 @@ def place_scene(scene: Scene) -> Placed:
     """The object of a scene of the first grammar, where `scenes.draw` puts it."""
     pixels = scene.pixels or 0
     h, w, _ = sprite(scene.object, pixels)[0].shape
-    x, y = (CANVAS - w) / 2, (CANVAS - h) / 2
-    if scene.place in ("left", "right"):
-        x = MARGIN if scene.place == "left" else CANVAS - w - MARGIN
-    if scene.place in ("top", "bottom"):
-        y = MARGIN if scene.place == "top" else CANVAS - h - MARGIN
-    left = min(max(int(x + scene.dx + 0.5), 0), CANVAS - w)
-    top = min(max(int(y + scene.dy + 0.5), 0), CANVAS - h)
+    left, top = corner(scene, w, h)
     return Placed(scene.object, left + w / 2, top + h / 2, pixels, scene.flip)
 
 

@@ -139,6 +139,18 @@ def random_scene(generator: torch.Generator, split: str = "train", objects: int 
     )  # fmt: skip
 
 
+def corner(scene: Scene, w: int, h: int, size: int = CANVAS) -> tuple[int, int]:
+    """Left and top edge, in pixels, of a scene's object that is w wide and h high."""
+    unit = size / CANVAS
+    x, y = (size - w) / 2, (size - h) / 2
+    if scene.place in ("left", "right"):
+        x = MARGIN * unit if scene.place == "left" else size - w - MARGIN * unit
+    if scene.place in ("top", "bottom"):
+        y = MARGIN * unit if scene.place == "top" else size - h - MARGIN * unit
+    left = min(max(int(x + scene.dx * unit + 0.5), 0), size - w)
+    return left, min(max(int(y + scene.dy * unit + 0.5), 0), size - h)
+
+
 def draw(scene: Scene, size: int = CANVAS) -> np.ndarray:
     """Draw a scene: uint8 [size, size, 3]. `size` is the side of the picture in pixels, at least 8."""
     if size < 8:
@@ -148,13 +160,7 @@ def draw(scene: Scene, size: int = CANVAS) -> np.ndarray:
     if scene.flip:
         ink, keep = ink[:, ::-1], keep[:, ::-1]
     h, w, _ = ink.shape
-    x, y = (size - w) / 2, (size - h) / 2
-    if scene.place in ("left", "right"):
-        x = MARGIN * unit if scene.place == "left" else size - w - MARGIN * unit
-    if scene.place in ("top", "bottom"):
-        y = MARGIN * unit if scene.place == "top" else size - h - MARGIN * unit
-    left = min(max(int(x + scene.dx * unit + 0.5), 0), size - w)
-    top = min(max(int(y + scene.dy * unit + 0.5), 0), size - h)
+    left, top = corner(scene, w, h, size)
     picture = np.empty((size, size, 3), dtype=np.uint8)
     picture[:] = COLORS[scene.color]
     background = np.asarray(COLORS[scene.color], dtype=np.float32)

@@ -56,7 +56,8 @@ def shift_timesteps(t: Tensor, shift: float, T: int = 1000) -> Tensor:
     """Timesteps 0 … T−1 [B] moved towards noise: u → shift · u / (1 + (shift − 1) · u), u the middle of a step over T.
 
     Of evenly drawn timesteps, shift / (1 + shift) are in the noisier half afterwards; 1 leaves all where they are.
-    Source: Esser et al. 2024 (arXiv 2403.03206), equation 23, there for larger pictures. ValueError: shift is not > 0.
+    Source: Esser et al. 2024 (arXiv 2403.03206), equation 23, there for larger pictures and with noise in the
+    ratio u : 1 − u, which it multiplies by just `shift`; with a cosine schedule by about that. ValueError: shift <= 0.
     """
     if not shift > 0:
         raise ValueError(f"shift must be greater than 0, got {shift}")

@@ -145,14 +145,14 @@ def model_card(pipe: TextToImage, name: str) -> str:
     """What README.md says: what the parts are, how to draw with them, where the weights come from, the licence."""
     parts = {"VAE": pipe.vae, "U-Net": pipe.unet, "text encoder": pipe.text_encoder}
     sizes = ", ".join(f"{part} {sum(p.numel() for p in model.parameters()):,}" for part, model in parts.items())
-    side, spatial = pipe.size // pipe.vae.config.factor, pipe.vae.config.latent_channels
+    side, channels = pipe.size // pipe.vae.config.factor, pipe.vae.config.latent_channels
     head, source = MADE_HERE, OPENMOJI
     if pipe.origin is not None:
         head, source = "", f"The weights were read from {pipe.origin}; its licence and terms hold for this copy, too.\n"
     return f"""{head}# {name}
 
 Stable Diffusion 1's architecture with its own sizes: pictures of {pipe.size}×{pipe.size} pixels, latents of
-{spatial}×{side}×{side} numbers. Parameters: {sizes}. The U-Net predicts `{pipe.prediction_type}` over
+{channels}×{side}×{side} numbers. Parameters: {sizes}. The U-Net predicts `{pipe.prediction_type}` over
 {pipe.schedule.num_train_timesteps} timesteps.
 
 ```python

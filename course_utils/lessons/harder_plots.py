@@ -23,7 +23,7 @@ from course_utils.pipeline import TextToImage
 
 def show_samples(cells: Sequence[Cell], columns: int = 8) -> Figure:
     """A row a task: the first pictures drawn for it, seen pairs and then held-out ones, each with its verdict."""
-    figure, axes = plt.subplots(len(TASKS), columns, figsize=(1.55 * columns, 2.15 * len(TASKS)))
+    figure, axes = plt.subplots(len(TASKS), columns, figsize=(1.8 * columns, 2.55 * len(TASKS)))
     for line, task in zip(axes, TASKS, strict=True):
         halves = [c for c in cells if c.task == task]
         share = columns // len(halves)
@@ -34,13 +34,13 @@ def show_samples(cells: Sequence[Cell], columns: int = 8) -> Figure:
             verdict = cell.verdicts[i]
             color = TEAL if verdict.right else RED
             axis.imshow(as_arrays(cell.pictures[i : i + 1])[0], interpolation="nearest")
-            axis.set_title(_two_lines(cell.prompts[i]), fontsize=7, pad=3)
+            axis.set_title(_two_lines(cell.prompts[i]), fontsize=9, pad=3)
             mark = "✓" if verdict.right else f"✗ {verdict.reason}"
-            axis.set_xlabel(f"{mark}\n{cell.split.replace('_', ' ')}", fontsize=6.5, color=color)
+            axis.set_xlabel(f"{mark}\n{cell.split.replace('_', ' ')}", fontsize=8.5, color=color)
             axis.set(frame_on=True)
             axis.spines[:].set(color=color, linewidth=2)
-        line[0].set_ylabel(TITLES[task], fontsize=8)
-    figure.suptitle("the first pictures of each task, none chosen", fontsize=10)
+        line[0].set_ylabel(TITLES[task], fontsize=10)
+    figure.suptitle("the first pictures of each task, none chosen", fontsize=12)
     return done(figure)
 
 
@@ -93,6 +93,5 @@ def show_attention(pipe: TextToImage, cells: Sequence[Cell], seed: int) -> Figur
     figure = show_word_maps(torch.stack([picture for _, picture, _ in rows]), maps, words, size=1.6)
     for row, (text, _, verdict) in enumerate(rows):
         axis = figure.axes[3 * row]
-        axis.set_title("right" if verdict.right else f"wrong: {verdict.reason}", fontsize=8.5)
-        axis.set_xlabel(text, fontsize=7)
+        axis.set_title(f"{text}\n{'right' if verdict.right else f'wrong: {verdict.reason}'}", fontsize=8)
     return figure

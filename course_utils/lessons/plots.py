@@ -5,12 +5,15 @@ Every function returns the matplotlib figure (or the object that Jupyter display
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import HTML, DisplayHandle, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
@@ -55,7 +58,7 @@ def show_images(
     height = rows * (size + 0.13 * lines) + (0.3 if title else 0)
     figure, axes = plt.subplots(rows, columns, figsize=(columns * size, height), squeeze=False)
     for i, axis in enumerate(axes.flat):
-        axis.axis("off")
+        frame(axis, shown=i < len(arrays))
         if i < len(arrays):
             axis.imshow(arrays[i], interpolation="nearest")
             if wrapped:
@@ -77,10 +80,8 @@ def show_rows(
     height = len(arrays) * size + (0.3 if title else 0)
     figure, axes = plt.subplots(len(arrays), columns, figsize=(columns * size + 1, height), squeeze=False)
     for line, (name, pictures) in zip(axes, arrays.items(), strict=True):
-        for axis in line:
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
+        for i, axis in enumerate(line):
+            frame(axis, shown=i < len(pictures))
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         for axis, picture in zip(line, pictures, strict=False):
             axis.imshow(picture, interpolation="nearest")
@@ -225,12 +226,13 @@ def system_map(*lit: str) -> Figure:
     return done(figure)
 
 
+def frame(axis: Axes, shown: bool = True) -> None:
+    """A hairline around a picture, so that a white one ends somewhere; nothing where none is shown."""
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set(visible=shown, color="#c8ced4", linewidth=0.5)
+
+
 def _wrap(text: str, width: int) -> str:
-    lines, line = [], ""
-    for word in text.split():
-        if line and len(line) + 1 + len(word) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}".strip()
-    return "\n".join([*lines, line])
+    """Broken at spaces; line breaks and no-break spaces stay what they are."""
+    fill = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(fill, text.split("\n")))

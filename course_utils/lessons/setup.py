@@ -61,7 +61,7 @@ def start(notebook: str, seed: int = 0) -> Course:
     profile = get_profile()
     device = choose_device()
     torch.manual_seed(seed)  # weights are initialised from it; everything else takes course.generator()
-    matplotlib.rcParams.update({"figure.dpi": 90, "savefig.dpi": 90, "figure.constrained_layout.use": True})
+    matplotlib.rcParams.update({"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True})
     print(f"profile {profile.name} on {_describe(device)}{_expected_time(profile, notebook)}")
     version = torch.__version__.split("+")[0]
     print(f"seed {seed} · torch {version} · to change the profile, set COURSE_PROFILE to smoke, cpu or gpu")

@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from course_utils.lessons.plots import Pictures, as_arrays, done
+from course_utils.lessons.plots import Pictures, as_arrays, done, frame
 
 ORANGE, TEAL, RED, GRAY = "#e08e0b", "#00798c", "#d1495b", "#8d99a6"
 
@@ -93,8 +93,7 @@ def show_grid(
     for line, (name, pictures) in zip(axes, arrays.items(), strict=True):
         for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
+            frame(axis)
         color = RED if name in marked else "black"
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, color=color)
     for axis, name in zip(axes[0], columns, strict=True):

@@ -178,7 +178,7 @@ def train(
         name, folder: where the resumable state lies, `folder/name.safetensors`; without a folder nothing is saved.
         ema: decay of the moving average of the weights, warmed up so that short runs are not held back by it.
         precision: "auto", "float32", "bf16", "fp16" for the forward pass.
-        preview: called `previews` times with (step, averaged model in eval mode, losses so far).
+        preview: called about `previews` times, and at the end, with (step, averaged model in eval mode, losses so far).
         restart: ignore a saved state and begin afresh.
         accelerator: for several processes that make this call together, with a `Recipe` as the loss. Only the main
             one prints, previews and saves; a state saved by any number of processes is continued by any other.
@@ -261,8 +261,10 @@ def train(
                     saved = time.perf_counter()
         except KeyboardInterrupt:
             save(done)
-            where = f"{path.parent.name}/{path.name}" if path else "nowhere (no folder given)"
-            bar.note(f"{name}: stopped at step {done} of {steps}, saved to {where}; the same call goes on from here.")
+            kept = "nothing is saved, for no folder was given."
+            if path:
+                kept = f"saved to {path.parent.name}/{path.name}; the same call goes on from here."
+            bar.note(f"{name}: stopped at step {done} of {steps}, {kept}")
             wait(accelerator)  # a process that ends early may take the one that saves with it
             raise
     if ema is not None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import bench
+import machine
 import pytest
 import torch
 import torch.nn.functional as F
@@ -194,7 +195,7 @@ def test_other_pictures_are_not_compared() -> None:
 def test_memory_is_that_of_the_case_alone() -> None:
     block = torch.ones(300_000_000)  # 1.2 GB, which the new process must not be charged with
     found = memory.memory_of("drawing", "smoke")
-    assert 20e6 < found["peak"] < measure.peak_memory() - block.nbytes / 2
+    assert 20e6 < found["peak"] < machine.peak_memory() - block.nbytes / 2
     assert 0 <= found["added"] < found["peak"] and found["seconds"] > 0
     with pytest.raises(RuntimeError, match="there is no memory case 'judge ours float32'"):
         memory.memory_of("judge ours float32", "smoke")

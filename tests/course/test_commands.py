@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -124,6 +125,10 @@ def test_constraints_cover_what_the_project_asks_for() -> None:
     lists = re.findall(r"^(?:dependencies|dev) = \[(.*?)^\]", text, re.M | re.S)
     asked = {name.lower() for listing in lists for name in re.findall(r'"([a-zA-Z0-9_-]+)', listing)}
     assert len(lists) == 2 and asked <= pinned, asked - pinned
+
+
+def test_bootstrap_can_be_read_by_an_old_python() -> None:
+    ast.parse(Path(bootstrap.__file__).read_text(encoding="utf-8"), feature_version=(3, 5))
 
 
 def test_bootstrap_refuses_an_old_python(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,8 +120,27 @@ def test_learning_curve_trains_scores_and_goes_on(
 
     assert learning_curve.main([*arguments, "--steps", "1"]) == 0  # drawn in another way: all points anew
     other = json.loads((tmp_path / "learning_curve.json").read_text())
-    assert other["sampling_steps"] == 1 and other["snapshots"] == found["snapshots"]
+    assert other["marks"]["steps"] == 1 and other["snapshots"] == found["snapshots"]
     assert all(other["points"][step] != again["points"][step] for step in ("2", "4"))
+
+
+def test_a_curve_interrupted_adds_up_its_sittings_and_another_seed_begins_anew(tmp_path: Path) -> None:
+    path, made = tmp_path / "learning_curve.json", {"profile": "smoke", "seed": 0}
+
+    def interrupted() -> None:
+        time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        record = learning_curve.Record(path, made)
+        with pytest.raises(KeyboardInterrupt):
+            record.timed("vae", interrupted)
+    assert record.found["seconds"] == {} and 0.04 < record.found["begun"]["vae"] < 0.4
+    record = learning_curve.Record(path, made)
+    assert record.timed("vae", lambda: 3) == 3
+    assert 0.04 < record.found["seconds"]["vae"] < 0.4 and record.found["begun"] == {}
+    assert learning_curve.Record(path, made).found == record.found
+    assert learning_curve.Record(path, {**made, "seed": 1}).found["seconds"] == {}
 
 
 def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
@@ -144,6 +164,7 @@ def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
     [
         ("README.md", "scores"),
         ("docs/scaling.md", "scaling"),
+        ("docs/scaling.md", "step times"),
         ("docs/harder_scenes.md", "scores"),
         ("docs/harder_scenes.md", "hearing"),
         ("docs/performance.md", "bench"),

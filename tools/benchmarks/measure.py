@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -97,20 +95,3 @@ def best_product_size(precision: str, sizes: tuple[int, ...], seconds: float = 0
         repeats = max(2, round(seconds / run(1) / 3))
         rates[size] = max(2 * size**3 * repeats / run(repeats) for _ in range(3))
     return max(rates, key=lambda size: rates[size])
-
-
-def peak_memory() -> int:
-    """Bytes of memory that this process has held at most.
-
-    Linux's ru_maxrss begins with the peak of the process that started this one, so there the kernel's own mark for
-    this program is read instead.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

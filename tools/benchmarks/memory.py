@@ -9,8 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from machine import peak_memory
+
 from benchmarks.cases import PRECISIONS, sampler
-from benchmarks.measure import peak_memory
 from benchmarks.networks import NETWORKS, SIDES, trainer
 from course_utils.data.batches import CaptionedImages
 from course_utils.training.profiles import PROFILES, Profile
