@@ -180,10 +180,10 @@ def elbo_terms(
 
 
 def elbo_weight(schedule: NoiseSchedule, t: int | Tensor) -> Tensor:
-    """The factor in L_{t−1} = weight · Σ (noise − predicted noise)², [] or [B]: see `elbo_terms`.
+    """The factor in the bound's term for step t: weight · Σ (noise − predicted noise)², [] or [B]; see `elbo_terms`.
 
-    For t ≥ 1 it is β_t² / (2 β̃_t α_t (1 − ᾱ_t)) (Ho et al. 2020, equation 12), the same as
-    ½ (SNR(t−1) / SNR(t) − 1). For t = 0 it is 1 / (2 α_0), and `elbo_terms` has ½ log(2π β_0) an element
+    For t ≥ 1 (the papers' L_1, L_2, …) it is β_t² / (2 β̃_t α_t (1 − ᾱ_t)) (Ho et al. 2020, equation 12), the same
+    as ½ (SNR(t−1) / SNR(t) − 1). For t = 0 it is 1 / (2 α_0), and `elbo_terms` has ½ log(2π β_0) an element
     on top, which no model can change.
     """
     t = schedule.check_t(t)

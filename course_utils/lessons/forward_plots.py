@@ -101,7 +101,7 @@ def plot_readings(
         last.plot(true, yardsticks[name].clamp(max=1), color=color, lw=1, ls="--", label=f"yardstick, {name}")
     last.plot(true, (true - 0.5).abs(), color=LINE, lw=0.8, ls=":", label="always saying one half")
     last.set_xlim(0, 1)
-    last.set_ylim(0, 0.2)
+    last.set_ylim(0, 0.3)
     _finish(last, "true t / T", "mean absolute error", "how far off")
     figure.legend(*last.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=5)
     return done(figure)

@@ -115,11 +115,14 @@ def show_latents(pictures: Pictures | None, latents: Tensor, title: str | None =
 
 
 def plot_loss(history: History, title: str = "loss", window: int = 50, log: bool = False) -> Figure:
-    """Each step's loss, faint, and its running mean."""
+    """Each step's loss, faint, and its running mean, drawn over the middle of its window."""
     figure, axis = plt.subplots(figsize=(6, 2.4))
     smooth = history.smoothed(window)
-    axis.plot(history.losses, color=LINE, alpha=0.35, lw=0.7)
-    axis.plot(range(len(history.losses) - len(smooth), len(history.losses)), smooth, color="#d1495b", lw=1.5)
+    width = len(history.losses) - len(smooth) + 1
+    middles = [i + (width - 1) / 2 for i in range(len(smooth))]
+    axis.plot(history.losses, color=LINE, alpha=0.35, lw=0.7, label="each step")
+    axis.plot(middles, smooth, color="#d1495b", lw=1.5, label=f"mean of {width} steps")
+    axis.legend(fontsize=7)
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
     axis.set_title(title, fontsize=10)
