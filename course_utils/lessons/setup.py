@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from course_utils.training.loop import lacks_bf16
 from course_utils.training.profiles import Profile, get_profile
+
+WITHOUT_BF16 = 2.4  # times as long on a processor without instructions for bfloat16; docs/performance.md
 
 
 def choose_device() -> torch.device:
@@ -39,13 +42,16 @@ class Course:
         return torch.Generator().manual_seed(self.seed + offset)
 
 
-def _expected_time(profile: Profile, notebook: str) -> str:
-    minutes = profile.minutes.get(notebook.split("_")[0])
+def expected_time(profile: Profile, notebook: str, device: torch.device) -> str:
+    """How long the notebook takes, as the end of a line; longer on a processor that must do all in float32."""
+    minutes, slower = profile.minutes.get(notebook.split("_")[0]), ""
     if minutes is None:
         return ""
     if minutes < 1:
         return f" · this notebook takes about {minutes * 60:.0f} seconds"
-    return f" · this notebook takes about {minutes:.0f} minute{'s' if round(minutes) != 1 else ''}"
+    if device.type == "cpu" and lacks_bf16():
+        minutes, slower = WITHOUT_BF16 * minutes, " (a processor without bfloat16)"
+    return f" · this notebook takes about {minutes:.0f} minute{'s' if round(minutes) != 1 else ''}{slower}"
 
 
 def start(notebook: str, seed: int = 0) -> Course:
@@ -62,7 +68,7 @@ def start(notebook: str, seed: int = 0) -> Course:
     device = choose_device()
     torch.manual_seed(seed)  # weights are initialised from it; everything else takes course.generator()
     matplotlib.rcParams.update({"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True})
-    print(f"profile {profile.name} on {_describe(device)}{_expected_time(profile, notebook)}")
+    print(f"profile {profile.name} on {_describe(device)}{expected_time(profile, notebook, device)}")
     version = torch.__version__.split("+")[0]
     print(f"seed {seed} · torch {version} · to change the profile, set COURSE_PROFILE to smoke, cpu or gpu")
     return Course(notebook, profile, device, seed)

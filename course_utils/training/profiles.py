@@ -82,7 +82,7 @@ class Profile:
         )
 
 
-_CPU = Profile(name="cpu", minutes={"01": 15, "02": 2, "03": 3, "04": 5, "05": 15, "06": 5})
+_CPU = Profile(name="cpu", minutes={"01": 15, "02": 2, "03": 3, "04": 5, "05": 15, "06": 6})
 
 _SMOKE = replace(
     _CPU,
