@@ -379,7 +379,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", choices=PROFILES, default=get_profile().name)
     parser.add_argument("--only", nargs="+", choices=SETTINGS, metavar="SETTING", help=", ".join(SETTINGS))
     parser.add_argument("--fraction", type=float, default=1.0, help="of the profile's steps, for every network")
-    parser.add_argument("--unet-minutes", type=float, help="give every U-Net this long, instead of as many steps")
+    parser.add_argument(
+        "--unet-minutes", type=float, help="give every untrained U-Net this long, instead of as many steps"
+    )
     parser.add_argument("--scenes", type=int, help="training scenes, instead of the profile's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--time-steps", action="store_true", help="only time some steps with pictures of each size")

@@ -25,8 +25,6 @@ PICTURE = (
 Results = list[dict[str, Any]]  # what scaling.py wrote for each setting
 Times = dict[str, dict[str, Any]]  # and for each side of a picture, {"64": {"vae": seconds a step, …}, …}
 PARTS = {"vae": ("VAE", "#2a6f97"), "clip": ("CLIP", "#66a182"), "unet": ("U-Net", "#d1495b")}
-
-
 HALVES = ("seen", "held_out")
 
 
@@ -62,14 +60,13 @@ def tables(results: Results) -> str:
             *(seconds_a_step(r, part) + (mark if part == "vae" else "") for part in PARTS),
             f"{stages['unet']['steps']:,}", f"{stages['unet']['seconds'] / 60:.1f}", memory,
         ])  # fmt: skip
-        for what, s in (("before it", stages.get("before")), ("", stages["scores"])):
-            if s is None:
-                continue
-            psnr = s["psnr"] if what else stages["vae"]["psnr"]
+        rows = {label(r): {**stages["scores"], "psnr": stages["vae"]["psnr"]}}
+        if "before" in stages:
+            rows = {f"{label(r)}: before it": stages["before"], **rows}
+        for name, s in rows.items():
             shares = [s[f"{key}_{split}"] for key in ("object_and_color", "all_named") for split in HALVES]
             shares += [stages["judge"][f"all_named_{split}"] for split in HALVES]
-            name = f"{label(r)}: {what}" if what else label(r)
-            quality.append([name, f"{psnr:.1f}", *(f"{100 * share:.1f} %" for share in shares)])
+            quality.append([name, f"{s['psnr']:.1f}", *(f"{100 * share:.1f} %" for share in shares)])
     options, stages = results[0]["options"], results[0]["stages"]
     budget = "the same number of steps" if options["unet_minutes"] is None else f"{options['unet_minutes']:g} minutes"
     notes = (
