@@ -45,6 +45,7 @@ from course_utils.evaluation.listening import hearing_table, hears  # noqa: E402
 from course_utils.evaluation.reconstruction import reconstruct  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts  # noqa: E402
 from course_utils.lessons.harder_plots import show_attention, show_samples  # noqa: E402
+from course_utils.lessons.setup import choose_device  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
 from course_utils.training.artifacts import (  # noqa: E402
     artifacts_folder,
@@ -159,7 +160,7 @@ def draw_and_judge(pipe: TextToImage, detector: Detector, settings: Settings) ->
 def run(settings: Settings) -> None:
     """Every stage in turn; what an earlier sitting finished is taken up again."""
     profile, folder, count, seed, guidance_scale, *_ = settings
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     begun = time.perf_counter()
     detector = trained_detector(settings, device)
     many = max(count, 512) if profile.name != "smoke" else count

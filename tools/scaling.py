@@ -39,6 +39,7 @@ from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
 from course_utils.evaluation.judge import Judge, JudgeConfig, judge_loss  # noqa: E402
 from course_utils.evaluation.reconstruction import reconstruction_psnr  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts, make_prompts, prompts_of, score_pictures  # noqa: E402
+from course_utils.lessons.setup import choose_device  # noqa: E402
 from course_utils.models.vae import VAE, VAEConfig  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
 from course_utils.training.artifacts import artifacts_folder, load_model, save_artifact, write_card  # noqa: E402
@@ -121,7 +122,7 @@ class Run:
             "setting": dataclasses.asdict(setting),
             "options": options,
             "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if device == "cuda" else device,
+            "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
             "processor": processor_line(device),
             "stages": {},
         }
@@ -151,7 +152,7 @@ class Run:
         begun = time.perf_counter()
         stages[name] = {**work(self), "stage_seconds": round(time.perf_counter() - begun, 1)}
         self.results["peak_gb"] = max(self.results.get("peak_gb") or 0, peak_gb() or 0) or None
-        if self.device == "cuda":
+        if self.device.startswith("cuda"):
             gpu = torch.cuda.max_memory_allocated() / 1e9
             self.results["peak_gpu_gb"] = max(self.results.get("peak_gpu_gb", 0), gpu)
         write_card(self.path, self.results)
@@ -383,7 +384,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--unet-minutes", type=float, help="give every untrained U-Net this long, instead of as many steps"
     )
     parser.add_argument("--scenes", type=int, help="training scenes, instead of the profile's")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=str(choose_device()))
     parser.add_argument("--time-steps", action="store_true", help="only time some steps with pictures of each size")
     parser.add_argument("--publish", action="store_true", help="train nothing; write tables and plot into docs/")
     parser.add_argument("--worker", nargs=2, metavar=("SETTING", "STAGE"), help=argparse.SUPPRESS)

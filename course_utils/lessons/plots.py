@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from course_utils.data.batches import to_uint8
 from course_utils.training.loop import History
 
-LIT, DIM, INK, LINE = "#ffd166", "#eef1f4", "#22303c", "#7b8a97"
+LIT, DIM, INK, LINE, MARK = "#ffd166", "#eef1f4", "#22303c", "#7b8a97", "#d1495b"
 
 Pictures: TypeAlias = Tensor | Sequence[Tensor] | Sequence[Image.Image]
 
@@ -69,24 +69,33 @@ def show_images(
 
 
 def show_rows(
-    rows: dict[str, Pictures], title: str | None = None, size: float = 0.95, titles: Sequence[str] | None = None
+    rows: dict[str, Pictures],
+    title: str | None = None,
+    size: float = 0.95,
+    titles: Sequence[str] | None = None,
+    marked: Sequence[str] = (),
 ) -> Figure:
     """Rows of pictures under one another, each with its name at the left: originals over reconstructions, say.
 
-    titles: one a column, over its first picture; long ones are wrapped. size: inches a picture.
+    titles: one a column, over its first picture; long ones are wrapped. size: inches a picture. marked: names and
+    titles in red.
     """
     arrays = {name: as_arrays(pictures) for name, pictures in rows.items()}
     columns = max(len(a) for a in arrays.values())
-    height = len(arrays) * size + (0.3 if title else 0)
-    figure, axes = plt.subplots(len(arrays), columns, figsize=(columns * size + 1, height), squeeze=False)
+    wrapped = [_wrap(text, int(size * 13)) for text in titles or ()]
+    lines = max((text.count("\n") + 1 for text in wrapped), default=0)
+    label = max(len(line) for name in arrays for line in name.split("\n"))
+    figsize = (columns * size + max(1, 0.065 * label), len(arrays) * size + 0.13 * lines + (0.3 if title else 0))
+    figure, axes = plt.subplots(len(arrays), columns, figsize=figsize, squeeze=False)
     for line, (name, pictures) in zip(axes, arrays.items(), strict=True):
         for i, axis in enumerate(line):
             frame(axis, shown=i < len(pictures))
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        color = MARK if name in marked else "black"
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, color=color)
         for axis, picture in zip(line, pictures, strict=False):
             axis.imshow(picture, interpolation="nearest")
-    for axis, text in zip(axes[0], titles or (), strict=False):
-        axis.set_title(_wrap(text, int(size * 13)), fontsize=8)
+    for axis, text, broken in zip(axes[0], titles or (), wrapped, strict=False):
+        axis.set_title(broken, fontsize=8, color=MARK if text in marked else "black")
     if title:
         figure.suptitle(title, fontsize=10)
     return done(figure)

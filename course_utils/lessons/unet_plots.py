@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from course_utils.lessons.plots import Pictures, as_arrays, done, frame
+from course_utils.lessons.plots import Pictures, as_arrays, done
 
 ORANGE, TEAL, RED, GRAY = "#e08e0b", "#00798c", "#d1495b", "#8d99a6"
 
@@ -44,7 +44,14 @@ def show_guided_densities(
     """A histogram of guided samples for each w, over p(x | c) and p(x | c) p(c | x)^(w−1), both on `grid`."""
     figure, axes = plt.subplots(1, len(samples), figsize=(9, 2.5), sharey=True, squeeze=False)
     for axis, (w, x) in zip(axes[0], samples.items(), strict=True):
-        axis.hist(x.flatten().tolist(), bins=60, range=(grid[0].item(), grid[-1].item()), density=True, color="#ffdf9e")
+        axis.hist(
+            x.flatten().tolist(),
+            bins=60,
+            range=(grid[0].item(), grid[-1].item()),
+            density=True,
+            color="#ffdf9e",
+            label="guided samples",
+        )
         axis.plot(grid, conditional, color=TEAL, lw=1.4, label="p(x | c)")
         axis.plot(grid, tilted[w], color=RED, lw=1.4, ls="--", label="p(x | c) p(c | x)$^{w-1}$")
         axis.set(title=f"w = {w:g}", xlabel="x")
@@ -69,36 +76,16 @@ def show_guided_points(samples: dict[float, Tensor], wanted: Tensor, other: Tens
 def show_accuracy(scales: Sequence[float], curves: dict[str, Sequence[float]], pictures: int) -> Figure:
     """Prompt accuracy against guidance, a curve each with the spread that this many pictures leave open (± 1 s.e.)."""
     figure, axis = plt.subplots(figsize=(6.2, 2.9))
-    positions = range(len(scales))
     for (name, values), color in zip(curves.items(), (TEAL, RED, ORANGE, GRAY), strict=False):
         p = torch.tensor(values)
         error = (p * (1 - p) / pictures).sqrt()
         style = {"marker": "o", "ms": 4, "lw": 1.4, "capsize": 2, "color": color}
-        axis.errorbar(positions, 100 * p, yerr=100 * error, label=name, **style)
-    axis.set_xticks(positions, [f"{w:g}" for w in scales])
+        axis.errorbar(scales, 100 * p, yerr=100 * error, label=name, **style)
+    axis.set_xticks(scales, [f"{w:g}" for w in scales])
     axis.set(xlabel="guidance scale w", ylabel="object and colour both right, %", ylim=(-4, 104))
-    axis.axvline(list(scales).index(1) if 1 in scales else 0, color=GRAY, lw=0.8, ls=":")
+    axis.axvline(1, color=GRAY, lw=0.8, ls=":")
     axis.legend(fontsize=8, loc="lower right")
     return _small(figure, axis)
-
-
-def show_grid(
-    rows: dict[str, Pictures], columns: Sequence[str], size: float = 0.8, marked: Sequence[str] = ()
-) -> Figure:
-    """Rows of pictures, a prompt at the left of each row and a name over each column; names in `marked` are red."""
-    arrays = {name: as_arrays(pictures) for name, pictures in rows.items()}
-    figure, axes = plt.subplots(
-        len(arrays), len(columns), figsize=(len(columns) * size + 2.3, len(arrays) * size + 0.3), squeeze=False
-    )
-    for line, (name, pictures) in zip(axes, arrays.items(), strict=True):
-        for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture, interpolation="nearest")
-            frame(axis)
-        color = RED if name in marked else "black"
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, color=color)
-    for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name, fontsize=8.5)
-    return done(figure)
 
 
 def show_word_maps(

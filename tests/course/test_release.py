@@ -25,6 +25,8 @@ from autograde.collect import Submission
 from autograde.kernel import error
 from nbgrader.utils import determine_grade
 
+from course_utils.training.profiles import PROFILES
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 Notebook = dict[str, Any]
@@ -149,6 +151,13 @@ def test_the_guide_has_a_line_for_each_exercise_with_its_points(everything: Any)
     assert rows == table, "docs/instructors.md, section 'What people get wrong'"
     total = sum(float(points) for *_, points in table)
     assert f"{len(table)} exercises, {total:g} points" in guide
+
+
+def test_the_guide_has_the_minutes_of_the_profiles() -> None:
+    guide = (ROOT / "docs" / "instructors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d) · [^|]+\|[^|]+\|[^|]+\| (\d+) / (\d+) min \|", guide, re.M)
+    cpu, gpu = (PROFILES[name].minutes for name in ("cpu", "gpu"))
+    assert rows == [(book, f"{cpu[book]:g}", f"{gpu[book]:g}") for book in cpu]
 
 
 # --- each exercise is worth its points, no more and no less ---------------------------------------------------
