@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 
-from course_utils.lessons.plots import INK, LINE, Pictures, as_arrays, done
+from course_utils.lessons.plots import INK, LINE, MARK, Pictures, as_arrays, done
 from course_utils.models.bpe import WORD_END
 from course_utils.models.tokenizer import END, START, Tokenizer
 
@@ -100,7 +100,7 @@ def show_found(
             if i < len(pictures):
                 axis.imshow(pictures[i], interpolation="nearest")
             if fits is not None and i < len(pictures):
-                axis.spines[:].set(color="#2a9d5c" if fits[text][i] else "#d1495b", linewidth=2)
+                axis.spines[:].set(color="#2a9d5c" if fits[text][i] else MARK, linewidth=2)
     if title:
         figure.suptitle(title, fontsize=10)
     return done(figure)

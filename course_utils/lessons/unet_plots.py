@@ -11,9 +11,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from course_utils.lessons.plots import Pictures, as_arrays, done
+from course_utils.lessons.plots import MARK, Pictures, as_arrays, done
 
-ORANGE, TEAL, RED, GRAY = "#e08e0b", "#00798c", "#d1495b", "#8d99a6"
+ORANGE, TEAL, RED, GRAY = "#e08e0b", "#00798c", MARK, "#8d99a6"
 
 
 def show_waves(embedding: Tensor, shown: Sequence[int] = (4, 10, 16, 22)) -> Figure:
