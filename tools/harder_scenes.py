@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     profile = get_profile(given.profile)
     os.environ["COURSE_PROFILE"] = profile.name  # whose parts are "your own"
-    profile = profile if given.from_nothing else profile.going_on(vae=1 / 3, unet=1, timestep_shift=TIMESTEP_SHIFT)
+    profile = profile if given.from_nothing else profile.going_on(vae=1 / 3, unet=1.4, timestep_shift=TIMESTEP_SHIFT)
     if given.steps is not None:
         profile = replace(profile, unet_budget=replace(profile.unet_budget, steps=given.steps))
     count = given.pictures or max(8, profile.evaluation_pictures // 4)

@@ -90,7 +90,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("96-pixels", size=96),
         Setting("128-pixels", size=128),
         Setting("200-objects-trained-on", objects=200, vocab_size=2048, judge_times=2, trained_on=1.0),
-        Setting(LARGER, size=96, trained_on=0.25),
+        Setting(LARGER, size=96, trained_on=0.35),
     )
 }
 SIDES = (64, 96, 128)

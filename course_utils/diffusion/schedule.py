@@ -52,6 +52,15 @@ def snr(alpha_bar: Tensor) -> Tensor:
     return alpha_bar / (1 - alpha_bar)
 
 
+def logit_normal_timesteps(n: int, generator: torch.Generator, T: int = 1000) -> Tensor:
+    """Random timesteps 0 … T−1, int64 [n], most of them in the middle: T / (1 + e⁻ᶻ) with z standard normal.
+
+    Half of them lie between 0.34 T and 0.66 T, one in a hundred below 0.09 T and one above 0.91 T.
+    Source: Esser et al. 2024 (arXiv 2403.03206), section 3.1, "logit-normal sampling", with m = 0 and s = 1.
+    """
+    return (T * torch.sigmoid(torch.randn(n, generator=generator))).long().clamp(max=T - 1)
+
+
 def shift_timesteps(t: Tensor, shift: float, T: int = 1000) -> Tensor:
     """Timesteps 0 … T−1 [B] moved towards noise: u → shift · u / (1 + (shift − 1) · u), u the middle of a step over T.
 

@@ -1,4 +1,4 @@
-"""Figures of notebook 05: waves of time, guidance on known densities, accuracy against guidance, where words look."""
+"""Figures of notebook 05: waves of time, which timesteps are drawn, guidance on known densities, where words look."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ def show_waves(embedding: Tensor, shown: Sequence[int] = (4, 10, 16, 22)) -> Fig
     right.set_ylim(top=0.68 * dim)
     right.legend(fontsize=6.5, ncols=3, loc="upper center", columnspacing=0.8, handlelength=1.2)
     return _small(figure, left, middle, right)
+
+
+def show_timesteps(drawn: Tensor, shown: Sequence[int], noisy: Pictures) -> Figure:
+    """A histogram of timesteps 0 … 999, int64 [n], over it a picture at each timestep of `shown`; dashed: all alike."""
+    figure, axis = plt.subplots(figsize=(6.2, 3.3))
+    axis.hist(drawn.tolist(), bins=50, range=(0, 1000), density=True, color="#9bd1d8", label="logit-normal")
+    axis.axhline(1 / 1000, color=RED, lw=1.2, ls="--", label="all alike")
+    for t, picture in zip(shown, as_arrays(noisy), strict=True):
+        inset = axis.inset_axes((t / 1000 - 0.075, 1.12, 0.15, 0.36))
+        inset.imshow(picture, interpolation="nearest")
+        inset.set_title(f"t = {t}", fontsize=7, pad=2)
+        inset.axis("off")
+        axis.plot((t, t), (0, 1.1), color=GRAY, lw=0.6, ls=":", clip_on=False, transform=axis.get_xaxis_transform())
+    axis.set(xlabel="timestep t", ylabel="how often it is drawn", xlim=(0, 1000), yticks=[])
+    axis.legend(fontsize=8, loc="upper left")
+    return _small(figure, axis)
 
 
 def show_guided_densities(

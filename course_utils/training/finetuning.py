@@ -179,7 +179,7 @@ def finetune_parts(
         save_part("clip", parts, folder, profile=profile.name, note="its text encoder was trained on with the U-Net")
 
     before = [weights_fingerprint(m) for m in (start.unet, start.clip, parts.vae)]
-    facts = [profile.vocab_size, profile.condition_dropout, profile.timestep_shift]
+    facts = [profile.vocab_size, profile.condition_dropout, "logit-normal", profile.timestep_shift]
     take("unet", [*before, *facts], old_unet, keep_unet)
     if parts.clip is None:  # the U-Net was there already
         load_part("clip", parts, folder, device)

@@ -211,7 +211,7 @@ def _key(name: str, profile: Profile, seed: int, content: str, folder: Path | No
         "more": {
             "vae": profile.vae_beta,
             "clip": profile.vocab_size,
-            "unet": [profile.condition_dropout, profile.timestep_shift],
+            "unet": [profile.condition_dropout, "logit-normal", profile.timestep_shift],
         }[name],
     }
     if folder and name == "unet":

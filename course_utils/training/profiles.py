@@ -63,7 +63,7 @@ class Profile:
     clip_budget: Budget = Budget(900, 64, 1e-3, 0.02)
 
     unet: UNetConfig = field(default_factory=UNetConfig)
-    unet_budget: Budget = Budget(1400, 128, 1e-3, 0.02)
+    unet_budget: Budget = Budget(1000, 128, 1e-3, 0.02)
     condition_dropout: float = 0.1
     timestep_shift: float = 1.0  # more than 1: the U-Net meets noisy latents more often (`shift_timesteps`)
 
@@ -82,7 +82,7 @@ class Profile:
         )
 
 
-_CPU = Profile(name="cpu", minutes={"01": 15, "02": 2, "03": 3, "04": 5, "05": 15, "06": 6})
+_CPU = Profile(name="cpu", minutes={"01": 15, "02": 2, "03": 3, "04": 5, "05": 12, "06": 6})
 
 _SMOKE = replace(
     _CPU,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from course_utils.data.batches import CaptionedImages
 from course_utils.diffusion.reverse import denoising_loss
-from course_utils.diffusion.schedule import NoiseSchedule, shift_timesteps
+from course_utils.diffusion.schedule import NoiseSchedule, logit_normal_timesteps, shift_timesteps
 from course_utils.models.clip import CLIP, TextEncoder, contrastive_loss
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet
@@ -238,7 +238,7 @@ def draw_denoising(
     """What a step of the U-Net draws: which latents, t, noise, and whose caption is dropped, [B] but for the noise."""
     T, batch_size = schedule.num_train_timesteps, profile.unet_budget.batch_size
     chosen = torch.randint(len(latents), (batch_size,), generator=generator)
-    t = shift_timesteps(torch.randint(T, (batch_size,), generator=generator), profile.timestep_shift, T)
+    t = shift_timesteps(logit_normal_timesteps(batch_size, generator, T), profile.timestep_shift, T)
     noise = torch.randn(batch_size, *latents.shape[1:], generator=generator)
     return chosen, t, noise, torch.rand(batch_size, generator=generator) < profile.condition_dropout
 

@@ -223,7 +223,7 @@ def test_going_on_with_larger_pictures(tmp_path, monkeypatch):
 def test_the_profile_for_larger_pictures():
     larger, more = (scaling.SETTINGS[f"{name}-trained-on"] for name in ("96-pixels", "200-objects"))
     profile = scaling.for_training_on(PROFILES["cpu"], larger)
-    assert profile.timestep_shift == 1.5 and profile.unet_budget == PROFILES["cpu"].unet_budget.part(1 / 4, 1 / 2)
+    assert profile.timestep_shift == 1.5 and profile.unet_budget == PROFILES["cpu"].unet_budget.part(0.35, 1 / 2)
     assert scaling.for_training_on(PROFILES["cpu"], more).timestep_shift == 1.0
 
 

@@ -14,6 +14,7 @@ from course_utils.diffusion import (
     cosine_betas,
     extract,
     linear_betas,
+    logit_normal_timesteps,
     scaled_linear_betas,
     shift_timesteps,
     snr,
@@ -208,6 +209,14 @@ def test_to_and_repr():
     assert moved.betas.device.type == "meta" and moved.alphas_cumprod.device.type == "meta"
     assert schedule.betas.device.type == "cpu" and moved.num_train_timesteps == 10
     assert "T=10" in repr(schedule) and "0.02" in repr(schedule)
+
+
+def test_logit_normal_timesteps_have_the_quantiles_of_the_logistic_of_a_normal():
+    t = logit_normal_timesteps(200_000, torch.Generator().manual_seed(0))
+    assert t.dtype == torch.int64 and t.min() >= 0 and t.max() <= 999
+    for share, quantile in ((0.01, 89.0), (0.1, 217.3), (0.25, 337.5), (0.5, 500.0), (0.75, 662.5)):  # 1,000 σ(z)
+        assert (t < quantile).float().mean().item() == pytest.approx(share, abs=0.004)
+    assert set(logit_normal_timesteps(1000, torch.Generator().manual_seed(0), 4).tolist()) == {0, 1, 2, 3}
 
 
 def test_a_shift_moves_timesteps_towards_noise():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Run, timed
 from course_utils.data.batches import CaptionedImages
-from course_utils.diffusion import NoiseSchedule, denoising_loss
+from course_utils.diffusion import NoiseSchedule, denoising_loss, logit_normal_timesteps
 from course_utils.diffusion.guidance import drop_condition
 from course_utils.interop.compare import relative_error
 from course_utils.interop.diffusers import (
@@ -148,7 +148,7 @@ def unet_network(profile: Profile) -> Network:
     def batch(generator: torch.Generator) -> Batch:
         size = profile.unet_budget.batch_size
         chosen = torch.randint(len(latents), (size,), generator=generator)
-        t = torch.randint(schedule.num_train_timesteps, (size,), generator=generator)
+        t = logit_normal_timesteps(size, generator)
         noise = torch.randn(size, *latents.shape[1:], generator=generator)
         context = drop_condition(states[chosen].float(), empty, profile.condition_dropout, generator)
         return latents[chosen], t, noise, context
