@@ -18,6 +18,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -197,7 +198,7 @@ def run_notebook(path: Path, status: StatusLine, save_to: Path, stopped: Path) -
     """Execute one notebook. The executed copy goes to `save_to`, or to `stopped` where it fails."""
     import nbclient
     import nbformat
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from nbclient.exceptions import CellExecutionError
 
     class Client(nbclient.NotebookClient):
         def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
@@ -221,8 +222,10 @@ def run_notebook(path: Path, status: StatusLine, save_to: Path, stopped: Path) -
     status.total = len(notebook.cells)
     number = 0
     finished = False
+    # What the kernel's process itself writes, unlike its cells: while it shuts down mere noise, but the cause if it dies.
+    last_words = tempfile.TemporaryFile()
     try:
-        with _interruptible(client) as interrupted, client.setup_kernel(env=_environment()):
+        with _interruptible(client) as interrupted, client.setup_kernel(env=_environment(), stderr=last_words):
             for index, cell in enumerate(notebook.cells):
                 number, status.cell, status.output = index + 1, index + 1, ""
                 if cell.cell_type == "markdown":
@@ -236,10 +239,16 @@ def run_notebook(path: Path, status: StatusLine, save_to: Path, stopped: Path) -
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
         raise CourseError(_error_text(number, status.heading, cell, error.ename, error.evalue)) from None
-    except DeadKernelError:
-        why = "the kernel died, most likely for lack of memory; close other programs and run again"
-        raise CourseError(_error_text(number, status.heading, cell, "DeadKernelError", why)) from None
+    except RuntimeError as error:  # nbclient's DeadKernelError is one, and what it raises where a kernel does not start
+        last_words.seek(0)
+        said = last_words.read().decode(errors="replace").strip()[-2000:]
+        said = f"; its last words:\n{said}" if said else ""
+        if not number:
+            raise CourseError(f"its start: {error}{said}") from None
+        why = f"the kernel died, most likely for lack of memory; close other programs and run again{said}"
+        raise CourseError(_error_text(number, status.heading, cell, type(error).__name__, why)) from None
     finally:
+        last_words.close()
         tidy(notebook)
         if number:
             _write(notebook, save_to if finished else stopped)

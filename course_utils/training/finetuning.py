@@ -39,6 +39,7 @@ from course_utils.training.recipes import (
     Recipe,
     check_captions,
     cosine_schedule,
+    denoising_facts,
     device_of,
     draw_denoising,
     encode_latents,
@@ -179,8 +180,7 @@ def finetune_parts(
         save_part("clip", parts, folder, profile=profile.name, note="its text encoder was trained on with the U-Net")
 
     before = [weights_fingerprint(m) for m in (start.unet, start.clip, parts.vae)]
-    facts = [profile.vocab_size, profile.condition_dropout, "logit-normal", profile.timestep_shift]
-    take("unet", [*before, *facts], old_unet, keep_unet)
+    take("unet", [*before, profile.vocab_size, *denoising_facts(profile)], old_unet, keep_unet)
     if parts.clip is None:  # the U-Net was there already
         load_part("clip", parts, folder, device)
         del parts.metrics["clip"], parts.seconds["clip"]  # it has none of its own

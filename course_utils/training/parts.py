@@ -40,6 +40,7 @@ from course_utils.training.recipes import (
     check_pictures,
     clip_recipe,
     cosine_schedule,
+    denoising_facts,
     device_of,
     encode_latents,
     train_recipe,
@@ -211,7 +212,7 @@ def _key(name: str, profile: Profile, seed: int, content: str, folder: Path | No
         "more": {
             "vae": profile.vae_beta,
             "clip": profile.vocab_size,
-            "unet": [profile.condition_dropout, "logit-normal", profile.timestep_shift],
+            "unet": denoising_facts(profile),
         }[name],
     }
     if folder and name == "unet":

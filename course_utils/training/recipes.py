@@ -243,6 +243,11 @@ def draw_denoising(
     return chosen, t, noise, torch.rand(batch_size, generator=generator) < profile.condition_dropout
 
 
+def denoising_facts(profile: Profile) -> list[float | str]:
+    """What `draw_denoising` does beyond the budget: a U-Net trained with other facts is another one."""
+    return [profile.condition_dropout, "logit-normal", profile.timestep_shift]
+
+
 @torch.no_grad()
 def encode_latents(vae: VAE, data: CaptionedImages, precision: str = "auto") -> Tensor:
     """The scaled mean latents of all pictures, float32 [N, C, h, w] on the VAE's device, as notebook 05 makes them."""

@@ -74,6 +74,18 @@ def test_an_error_names_notebook_cell_and_reason(tmp_path: Path) -> None:
     assert path.read_bytes() == before, "a notebook that failed was saved over the old one"
 
 
+def test_what_the_kernels_process_writes_is_shown_only_when_it_dies(tmp_path: Path) -> None:
+    noisy = "import atexit, os\n_ = atexit.register(os.write, 2, b'Traceback, while it shuts down')"
+    out, err = start(tmp_path, write(tmp_path, "01_a", noisy), "--profile", "smoke").communicate(timeout=120)
+    assert "done in" in out and "Traceback" not in out + err
+    dying = "import os\n_ = os.write(2, b'out of memory in line 7')\nos._exit(1)"
+    process = start(tmp_path, write(tmp_path, "01_b", "## Where it dies", dying), "--profile", "smoke")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "01_b.ipynb stopped at cell 2 (c-2, under “Where it dies”)" in err
+    assert "DeadKernelError: the kernel died" in err and "out of memory in line 7" in err and "Traceback" not in err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signal that reaches only one process")
 def test_an_interrupt_reaches_the_cell_and_stops_cleanly(tmp_path: Path) -> None:
     cell = (
