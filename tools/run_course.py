@@ -222,7 +222,7 @@ def run_notebook(path: Path, status: StatusLine, save_to: Path, stopped: Path) -
     status.total = len(notebook.cells)
     number = 0
     finished = False
-    # What the kernel's process itself writes, unlike its cells: while it shuts down mere noise, but the cause if it dies.
+    # What the kernel's process writes, unlike its cells: mere noise while it shuts down, but the cause if it dies.
     last_words = tempfile.TemporaryFile()
     try:
         with _interruptible(client) as interrupted, client.setup_kernel(env=_environment(), stderr=last_words):
