@@ -198,7 +198,7 @@ def run_notebook(path: Path, status: StatusLine, save_to: Path, stopped: Path) -
     """Execute one notebook. The executed copy goes to `save_to`, or to `stopped` where it fails."""
     import nbclient
     import nbformat
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     class Client(nbclient.NotebookClient):
         def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
@@ -239,14 +239,16 @@ def run_notebook(path: Path, status: StatusLine, save_to: Path, stopped: Path) -
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
         raise CourseError(_error_text(number, status.heading, cell, error.ename, error.evalue)) from None
-    except RuntimeError as error:  # nbclient's DeadKernelError is one, and what it raises where a kernel does not start
+    except RuntimeError as error:  # DeadKernelError is one; where a kernel does not start, nbclient raises a plain one
+        if number and not isinstance(error, DeadKernelError):
+            raise
         last_words.seek(0)
         said = last_words.read().decode(errors="replace").strip()[-2000:]
         said = f"; its last words:\n{said}" if said else ""
         if not number:
             raise CourseError(f"its start: {error}{said}") from None
         why = f"the kernel died, most likely for lack of memory; close other programs and run again{said}"
-        raise CourseError(_error_text(number, status.heading, cell, type(error).__name__, why)) from None
+        raise CourseError(_error_text(number, status.heading, cell, "DeadKernelError", why)) from None
     finally:
         last_words.close()
         tidy(notebook)

@@ -86,6 +86,16 @@ def test_what_the_kernels_process_writes_is_shown_only_when_it_dies(tmp_path: Pa
     assert "DeadKernelError: the kernel died" in err and "out of memory in line 7" in err and "Traceback" not in err
 
 
+def test_a_kernel_that_does_not_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "ipykernel_launcher.py").write_text("raise SystemExit('half an installation')")
+    path = write(tmp_path, "01_a", "1")
+    process = start(tmp_path, path, "--profile", "smoke", PYTHONPATH=str(tmp_path / "broken"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "01_a.ipynb stopped at its start" in err and "half an installation" in err and "Traceback" not in err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signal that reaches only one process")
 def test_an_interrupt_reaches_the_cell_and_stops_cleanly(tmp_path: Path) -> None:
     cell = (
