@@ -34,10 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("prompt", help='such as "a dog on a red background"; "" draws without a condition')
     sample.add_argument("--output", type=Path, help="the PNG to write; default: a new one in samples/")
     sample.add_argument("--count", type=int, default=4, help="how many pictures (default %(default)s)")
-    sample.add_argument("--steps", type=int, default=25, help="denoising steps (default %(default)s)")
-    sample.add_argument("--guidance-scale", type=float, default=3.0, help="1: no guidance (default %(default)s)")
+    sample.add_argument("--steps", type=int, default=10, help="denoising steps (default %(default)s)")
+    sample.add_argument("--guidance-scale", type=float, default=2.0, help="1: no guidance (default %(default)s)")
     sample.add_argument(
-        "--sampler", choices=SAMPLERS, default="ddim", help="dpmpp_2m is DPM-Solver++ (default %(default)s)"
+        "--sampler", choices=SAMPLERS, default="ddpm", help="dpmpp_2m is DPM-Solver++ (default %(default)s)"
     )
     sample.add_argument("--negative", default=None, metavar="PROMPT", help="what the picture should not show")
     sample.add_argument("--seed", type=int, default=0, help="same seed, same picture (default %(default)s)")

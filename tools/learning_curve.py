@@ -56,6 +56,7 @@ from course_utils.training.parts import NAMES, Parts, train_parts  # noqa: E402
 from course_utils.training.profiles import PROFILES, Profile  # noqa: E402
 
 POINTS = 10  # of the curve
+SAMPLER, GUIDANCE = "ddpm", 2.0  # as the scores of notebook 06
 STAGES = {"scenes": "scenes drawn", "vae": "VAE", "clip": "CLIP", "unet": "U-Net"}
 
 
@@ -132,7 +133,7 @@ class Measured:
         pipe = parts.pipeline(size)
 
         def paint(texts: list[str], generator: torch.Generator) -> Tensor:
-            return pipe(texts, None, self.steps, 3.0, generator).pictures
+            return pipe(texts, None, self.steps, GUIDANCE, generator, sampler=SAMPLER).pictures
 
         def drawn(prompts: Sequence[str]) -> Tensor:
             return draw_for_prompts(paint, prompts, torch.Generator().manual_seed(self.seed + 2))
@@ -154,7 +155,7 @@ def table(found: dict[str, Any]) -> str:
     stages = ", ".join(f"{text} {seconds[name] / 60:.1f}" for name, text in STAGES.items())
     lines = [
         f"Minutes: {stages}; together {sum(seconds.values()) / 60:.1f}. VAE: {found['vae_psnr']:.2f} dB. "
-        f"Pictures drawn with {found['marks']['steps']} DDIM steps and w = 3.",
+        f"Pictures drawn with {found['marks']['steps']} steps of {SAMPLER.upper()} and w = {GUIDANCE:g}.",
         "",
         "| minutes from nothing | U-Net steps | object and colour: seen | held out | all four | Fréchet (floor) |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -202,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--profile", choices=tuple(PROFILES), default="cpu")
     parser.add_argument("--pictures", type=int, default=None, help="prompts a score (the profile's)")
-    parser.add_argument("--steps", type=int, default=10, help="DDIM steps a picture (10; more of them are no better)")
+    parser.add_argument("--steps", type=int, default=10, help="steps a picture (10; more of them are no better)")
     parser.add_argument("--judge", type=Path, default=checkpoints_folder(), help="folder of the judge (checkpoints/)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=None)
@@ -217,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record.found["vae_psnr"] = reconstruction_psnr(parts.vae, unseen)
     pictures = given.pictures or profile.evaluation_pictures
     marks = {"pictures": pictures, "steps": given.steps, "judge": read_card("judge", given.judge)["sha256"]}
+    marks |= {"sampler": SAMPLER, "guidance_scale": GUIDANCE}
     if record.found.setdefault("marks", marks) != marks:
         record.found.update(marks=marks, points={})  # points of one curve are drawn and judged alike
     measured = Measured(given.judge, pictures, given.steps, given.seed)

@@ -57,7 +57,7 @@ from course_utils.training.recipes import (  # noqa: E402
     vae_recipe,
 )
 
-STEPS, GUIDANCE = 10, 3.0  # of DDIM; docs/performance.md: more steps are not more right
+SAMPLER, STEPS, GUIDANCE = "ddpm", 10, 3.0  # docs/performance.md: fresh noise repairs, more steps are not more right
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class Run:
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
             "processor": processor_line(device),
+            "sampler": SAMPLER,
             "stages": {},
         }
         if self.path.exists():
@@ -262,7 +263,7 @@ def drawn_right(run: Run, parts: Parts) -> dict[str, Any]:
 
         def paint(prompts: list[str], generator: torch.Generator) -> Tensor:
             bar.update(len(prompts))
-            return pipe(prompts, None, STEPS, GUIDANCE, generator).pictures
+            return pipe(prompts, None, STEPS, GUIDANCE, generator, sampler=SAMPLER).pictures
 
         for i, (name, (split, seed)) in enumerate(REAL.items()):
             pairs = make_prompts(n, torch.Generator().manual_seed(100 + i), name, objects=run.setting.objects)
@@ -338,7 +339,9 @@ def side_by_side(larger: Path, prompts: list[str]) -> dict[str, Tensor]:
     """The same prompts drawn by the parts that a setting went on from, and by what came of them: {"64 pixels": …}."""
     pipes = (TextToImage.from_pretrained(), TextToImage.from_pretrained(larger))
     return {
-        f"{pipe.size} pixels": pipe(prompts, None, STEPS, GUIDANCE, torch.Generator().manual_seed(6)).pictures
+        f"{pipe.size} pixels": pipe(
+            prompts, None, STEPS, GUIDANCE, torch.Generator().manual_seed(6), sampler=SAMPLER
+        ).pictures
         for pipe in pipes
     }
 

@@ -71,7 +71,7 @@ def tables(results: Results) -> str:
     budget = "the same number of steps" if options["unet_minutes"] is None else f"{options['unet_minutes']:g} minutes"
     notes = (
         f"Profile `{options['profile']}`, {100 * options['fraction']:g} % of its steps, {budget} for every U-Net that "
-        f"begins untrained; {stages['scores']['prompts']:,} prompts a share. {machines(results)}"
+        f"begins untrained; {stages['scores']['prompts']:,} prompts a share. {samplers(results)} {machines(results)}"
     )
     if any(r["setting"]["vae_of"] for r in results):
         notes += (
@@ -85,14 +85,24 @@ def tables(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def machines(results: Results) -> str:
-    """On which processor, in which precision: said once where all rows are from one."""
+def once(said: list[tuple[str, str]]) -> str:
+    """What is said of rows, (what, row): once where it is the same of all, else with the rows it is said of."""
     rows: dict[str, list[str]] = {}
-    for r in results:
-        rows.setdefault(f"{r['device']}, {r['threads']} threads, {r['processor']}", []).append(label(r))
+    for what, row in said:
+        rows.setdefault(what, []).append(row)
     if len(rows) == 1:
-        return f"Measured on {next(iter(rows))}."
-    return "Measured on " + "; ".join(f"{what} ({' · '.join(of)})" for what, of in rows.items()) + "."
+        return f"{next(iter(rows))}."
+    return "; ".join(f"{what} ({' · '.join(of)})" for what, of in rows.items()) + "."
+
+
+def samplers(results: Results) -> str:
+    return "Drawn by " + once([(r.get("sampler", "ddim").upper(), label(r)) for r in results])
+
+
+def machines(results: Results) -> str:
+    """On which processor, in which precision."""
+    machine = "{device}, {threads} threads, {processor}"
+    return "Measured on " + once([(machine.format(**r), label(r)) for r in results])
 
 
 def times_table(times: Times) -> str:

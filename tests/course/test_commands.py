@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import bootstrap
 import check
 import pytest
+import quality
 from PIL import Image
 
 from course_utils import __main__ as command
@@ -50,6 +52,14 @@ def test_sample_writes_a_sheet_and_prints_its_path(pipe: StandIn, capsys: pytest
     assert pipe.asked["num_inference_steps"] == 5 and pipe.asked["guidance_scale"] == 2
     assert pipe.asked["sampler"] == "dpmpp_2m" and command.SAMPLERS == samplers.SAMPLERS
     assert pipe.asked["negative_prompt"] == "a cat" and pipe.asked["generator"].initial_seed() == 7
+
+
+def test_sample_draws_as_the_published_scores_were_measured(pipe: StandIn) -> None:
+    assert command.main(["sample", "a dog on a red background"]) == 0
+    scores = json.loads((ROOT / "checkpoints" / "scores.json").read_text(encoding="utf-8"))
+    for name in ("sampler", "num_inference_steps", "guidance_scale"):
+        assert pipe.asked[name] == scores[name]
+    assert quality.CHOSEN == (scores["sampler"], scores["num_inference_steps"], scores["guidance_scale"])
 
 
 def test_sample_writes_over_nothing(pipe: StandIn, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "STEPS", (1, 2))
     monkeypatch.setattr(quality, "GUIDANCE", (1.0, 3.0))
     monkeypatch.setattr(quality, "CHOSEN", ("ddim", 2, 3.0))
-    monkeypatch.setattr(quality, "QUICK", ("ddim", 1, 3.0))
+    monkeypatch.setattr(quality, "CALM", ("ddim", 1, 3.0))
     monkeypatch.setattr(quality, "FAR", (("ddim", 2, 3.0),))
     monkeypatch.setattr(quality, "COLORS", {"red": (192, 0, 30)})
 

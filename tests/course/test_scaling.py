@@ -143,6 +143,13 @@ def made_up(root: Path) -> dict[str, Any]:
     return {"settings": results, "step_times": times}
 
 
+def test_what_differs_between_rows_is_said_of_each(root):
+    rows = list(made_up(root)["settings"].values())[:2]
+    assert scaling_report.samplers(rows) == "Drawn by DDPM."
+    del rows[0]["sampler"]  # a row from before it was written down
+    assert scaling_report.samplers(rows) == "Drawn by DDIM (64 objects, 64 pixels); DDPM (200 objects, 64 pixels)."
+
+
 def only(found: dict[str, Any], *names: str) -> dict[str, Any]:
     return {**found, "settings": {name: found["settings"][name] for name in names}}
 
