@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import matplotlib.pyplot as plt  # noqa: E402
 import torch  # noqa: E402
 from pages import fill, publish_picture  # noqa: E402
+from quality import CHOSEN  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -56,7 +57,7 @@ from course_utils.training.parts import NAMES, Parts, train_parts  # noqa: E402
 from course_utils.training.profiles import PROFILES, Profile  # noqa: E402
 
 POINTS = 10  # of the curve
-SAMPLER, GUIDANCE = "ddpm", 2.0  # as the scores of notebook 06
+SAMPLER, STEPS, GUIDANCE = CHOSEN  # as the scores of notebook 06
 STAGES = {"scenes": "scenes drawn", "vae": "VAE", "clip": "CLIP", "unet": "U-Net"}
 
 
@@ -203,7 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--profile", choices=tuple(PROFILES), default="cpu")
     parser.add_argument("--pictures", type=int, default=None, help="prompts a score (the profile's)")
-    parser.add_argument("--steps", type=int, default=10, help="steps a picture (10; more of them are no better)")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="steps a picture (%(default)s; more of them are no better)"
+    )
     parser.add_argument("--judge", type=Path, default=checkpoints_folder(), help="folder of the judge (checkpoints/)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=None)

@@ -124,7 +124,6 @@ class Run:
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
             "processor": processor_line(device),
-            "sampler": SAMPLER,
             "stages": {},
         }
         if self.path.exists():
@@ -271,7 +270,7 @@ def drawn_right(run: Run, parts: Parts) -> dict[str, Any]:
             for key, prompts in (("object_and_color", pairs), ("all_named", whole)):
                 pictures = draw_for_prompts(paint, prompts, torch.Generator().manual_seed(200 + i))
                 facts[f"{key}_{name}"] = score_pictures(network, pictures, prompts)[key]
-    return {**facts, "prompts": n}
+    return {**facts, "prompts": n, "sampler": SAMPLER}
 
 
 def before(run: Run) -> dict[str, Any]:

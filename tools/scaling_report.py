@@ -96,7 +96,7 @@ def once(said: list[tuple[str, str]]) -> str:
 
 
 def samplers(results: Results) -> str:
-    return "Drawn by " + once([(r.get("sampler", "ddim").upper(), label(r)) for r in results])
+    return "Drawn by " + once([(r["stages"]["scores"].get("sampler", "ddim").upper(), label(r)) for r in results])
 
 
 def machines(results: Results) -> str:
