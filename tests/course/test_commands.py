@@ -14,8 +14,10 @@ from typing import Any
 
 import bootstrap
 import check
+import harder_scenes
 import pytest
 import quality
+import scaling
 from PIL import Image
 
 from course_utils import __main__ as command
@@ -60,6 +62,8 @@ def test_sample_draws_as_the_published_scores_were_measured(pipe: StandIn) -> No
     for name in ("sampler", "num_inference_steps", "guidance_scale"):
         assert pipe.asked[name] == scores[name]
     assert quality.CHOSEN == (scores["sampler"], scores["num_inference_steps"], scores["guidance_scale"])
+    for tool in (harder_scenes, scaling):  # each with a guidance scale of its own
+        assert (tool.SAMPLER, tool.STEPS) == quality.CHOSEN[:2]
 
 
 def test_sample_writes_over_nothing(pipe: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
