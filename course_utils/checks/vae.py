@@ -218,8 +218,9 @@ def vae_loss(candidate: Callable[..., Any]) -> None:
     """Mean squared error + β · mean KL / numbers in a picture."""
     for shape, beta in [((3, 3, 4, 4), 0.7), ((5, 3, 2, 6), 3.0)]:
         batch, size = shape[0], math.prod(shape[1:])
-        x, reconstruction = random_tensor(*shape), random_tensor(*shape)
-        kl = 20 + 10 * random_tensor(batch).abs()
+        # Sizes at which no wrong value below comes near another, whatever is drawn.
+        x, reconstruction = 2 * random_tensor(*shape), 2 * random_tensor(*shape)
+        kl = size * (60 + random_tensor(batch).abs())
         before = [x.clone(), reconstruction.clone(), kl.clone()]
         result = candidate(x, reconstruction, kl, beta)
         expect_untouched("x, reconstruction, kl", before, [x, reconstruction, kl])
