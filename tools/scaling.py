@@ -36,8 +36,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from machine import peak_memory, processor  # noqa: E402
 
 from course_utils.data.batches import CaptionedImages, to_float  # noqa: E402
+from course_utils.data.captions import prompt_for  # noqa: E402
+from course_utils.data.vocabulary import COLORS, first_objects  # noqa: E402
 from course_utils.evaluation.judge import Judge, JudgeConfig, judge_loss  # noqa: E402
-from course_utils.evaluation.reconstruction import reconstruction_psnr  # noqa: E402
+from course_utils.evaluation.reconstruction import reconstruct, reconstruction_psnr  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts, make_prompts, prompts_of, score_pictures  # noqa: E402
 from course_utils.lessons.setup import choose_device  # noqa: E402
 from course_utils.models.vae import VAE, VAEConfig  # noqa: E402
@@ -273,6 +275,28 @@ def drawn_right(run: Run, parts: Parts) -> dict[str, Any]:
     return {**facts, "prompts": n, "sampler": SAMPLER}
 
 
+@torch.no_grad()
+def told(run: Run) -> dict[str, Any]:
+    """How often the object of a real picture with a held-out pair can still be told, 0 ... 1.
+
+    vae: the judge names it off the VAE's copy. clip: of the captions "a ... on a <the picture's> background", one for
+    each object, the nearest is its own.
+    """
+    parts = load_parts(run.folder, run.device)
+    network = load_model(Judge, JudgeConfig, "judge", run.folder).to(run.device)
+    split, seed = REAL["held_out"]
+    real = run.scenes(run.profile.evaluation_pictures, seed, split)
+    pictures, (objects, colors) = to_float(real.images), real.attributes[:, :2].T
+    copies = score_pictures(network, reconstruct(parts.vae, pictures), prompts_of(real.attributes))
+    nearest = torch.empty_like(objects)
+    for i, color in enumerate(COLORS):
+        ids = parts.tokenizer.encode([prompt_for(name, color) for name in first_objects(run.setting.objects)])
+        texts = torch.cat([parts.clip.encode_text(chunk.to(run.device)) for chunk in ids.split(256)])  # [objects, E]
+        images = parts.clip.encode_image(pictures[colors == i].to(run.device))  # [n, E]
+        nearest[colors == i] = (images @ texts.T).argmax(dim=1).cpu()
+    return {"vae": copies["object"], "clip": (nearest == objects).float().mean().item(), "pictures": len(real)}
+
+
 def before(run: Run) -> dict[str, Any]:
     """What the parts to go on from make of this setting, untouched."""
     parts = load_parts(None, run.device)
@@ -289,6 +313,7 @@ STAGES: dict[str, Callable[[Run], dict[str, Any]]] = {
     "plan": plan,
     "clip": part("clip"),
     "unet": part("unet"),
+    "told": told,
     "scores": scores,
 }
 GOING_ON: dict[str, Callable[[Run], dict[str, Any]]] = {

@@ -19,6 +19,7 @@ from course_utils.lessons.plots import show_rows
 from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from course_utils.models.unet import UNetConfig
 from course_utils.models.vae import VAEConfig
+from course_utils.training.artifacts import checkpoints_folder
 from course_utils.training.parts import train_parts
 from course_utils.training.profiles import PROFILES, Budget, Profile
 
@@ -71,6 +72,15 @@ def test_a_setting_is_trained_and_measured(root):
         for split in ("seen", "held_out"):
             assert 0 <= results["stages"]["scores"][f"{key}_{split}"] <= 1
             assert 0 <= results["stages"]["judge"][f"{key}_{split}"] <= 1
+    assert all(results["stages"]["told"][key] in (0, 0.25, 0.5, 0.75, 1) for key in ("vae", "clip"))  # of 4 pictures
+
+
+def test_trained_networks_can_tell_the_objects_of_real_pictures():
+    profile = replace(PROFILES["cpu"], evaluation_pictures=64)
+    run = scaling.Run(scaling.Setting("course"), profile, checkpoints_folder(), "cpu", {})
+    run.folder = checkpoints_folder()
+    told = scaling.told(run)
+    assert told["vae"] > 0.95 and told["clip"] > 0.5 and told["pictures"] == 64  # chance is 1/64
 
 
 def test_a_second_setting_takes_the_first_ones_vae(root):
