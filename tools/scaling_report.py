@@ -82,13 +82,13 @@ def tables(results: Results) -> str:
     header += ["U-Net steps", "U-Net minutes", "peak memory, GB"]
     right = ["object and colour, seen", "held out", "all four, seen", "held out", "judge on real, seen", "held out"]
     parts = [markdown(header, cost), markdown(["scenes", "VAE PSNR, dB", *right], quality)]
-    if any("told" in r["stages"] for r in results):
-        parts.append(told_table([r for r in results if "told" in r["stages"]]))
+    if told := [r for r in results if "told" in r["stages"]]:
+        parts.append(told_table(told))
     return "\n\n".join([*parts, notes])
 
 
 def told_table(results: Results) -> str:
-    """Of which part of real pictures with held-out pairs the object can be told, off the VAE's copies and by CLIP."""
+    """How often the object of a real picture can still be told, by two ways: see `told` in scaling.py."""
     rows = [[label(r), *(f"{100 * r['stages']['told'][key]:.1f} %" for key in ("vae", "clip"))] for r in results]
     header = ["real pictures with held-out pairs", "object read off the VAE's copies", "found by CLIP"]
     return markdown(header, rows)
