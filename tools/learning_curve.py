@@ -188,7 +188,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         ("all_named", "all four attributes", "^:"),
     ):
         left.plot(minutes, [100 * p[name] for p in points], style, ms=4, label=text)
-    left.set(xlabel="minutes from nothing", ylabel="prompts right, %", ylim=(0, 102), xlim=(0, begun))
+    left.set(xlabel="minutes from nothing", ylabel="prompts right, %", ylim=(0, 102), xlim=(0, 1.015 * begun))
     right = left.twinx()
     right.plot(minutes, [p["frechet"] for p in points], "x-", color="tab:gray", ms=4, label="Fréchet distance")
     right.axhline(points[-1]["frechet_floor"], color="tab:gray", lw=0.8, ls=":")

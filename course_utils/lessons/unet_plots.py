@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from course_utils.lessons.plots import MARK, Pictures, as_arrays, done
+from course_utils.lessons.plots import MARK, Pictures, as_arrays, done, frame
 
 ORANGE, TEAL, RED, GRAY = "#e08e0b", "#00798c", MARK, "#8d99a6"
 
@@ -47,7 +47,7 @@ def show_timesteps(drawn: Tensor, shown: Sequence[int], noisy: Pictures) -> Figu
         inset = axis.inset_axes((t / 1000 - 0.075, 1.12, 0.15, 0.36))
         inset.imshow(picture, interpolation="nearest")
         inset.set_title(f"t = {t}", fontsize=7, pad=2)
-        inset.axis("off")
+        frame(inset)
         axis.plot((t, t), (0, 1.1), color=GRAY, lw=0.6, ls=":", clip_on=False, transform=axis.get_xaxis_transform())
     axis.set(xlabel="timestep t", ylabel="how often it is drawn", xlim=(0, 1000), yticks=[])
     axis.legend(fontsize=8, loc="upper left")
@@ -99,7 +99,6 @@ def show_accuracy(scales: Sequence[float], curves: dict[str, Sequence[float]], p
         axis.errorbar(scales, 100 * p, yerr=100 * error, label=name, **style)
     axis.set_xticks(scales, [f"{w:g}" for w in scales])
     axis.set(xlabel="guidance scale w", ylabel="object and colour both right, %", ylim=(-4, 104))
-    axis.axvline(1, color=GRAY, lw=0.8, ls=":")
     axis.legend(fontsize=8, loc="lower right")
     return _small(figure, axis)
 
@@ -128,7 +127,7 @@ def show_word_maps(
             axis.set_title(name, fontsize=8.5)
             axis.set_xlabel(f"up to {largest:.2f}", fontsize=6.5)
     for axis in axes.flat:
-        axis.set(xticks=[], yticks=[], frame_on=False)
+        frame(axis, shown=bool(axis.images))
     return done(figure)
 
 
