@@ -162,6 +162,8 @@ class TextToImage:
     def timesteps(self, num_inference_steps: int, last_t: int = -1) -> Tensor:
         """The steps [n] that a sampler visits before `last_t`, falling; ValueError for a number outside 1 … T."""
         steps = self.schedule.timesteps(num_inference_steps, self.spacing, self.steps_offset)
+        if not (steps > last_t).any():
+            raise ValueError(f"{num_inference_steps} steps leave none above t = {last_t}, where it ends: take more")
         return steps[steps > last_t]
 
     def noise(self, count: int, generator: torch.Generator | None = None, size: int | None = None) -> Tensor:
@@ -191,6 +193,7 @@ class TextToImage:
         size: int | None = None,
     ) -> Iterator[Tensor]:
         """Every latent x_t on the way from noise to picture, the last one x_0; arguments as in `__call__`."""
+        generator = torch.default_generator if generator is None else generator
         last_t = self.last_t if sampler == "ddim" else -1
         times = self.timesteps(num_inference_steps, last_t).tolist()  # refuses a bad number before the networks run
         denoiser = self.denoiser(prompt, negative_prompt, guidance_scale)
@@ -221,7 +224,7 @@ class TextToImage:
                 at guidance_scale 1.
             num_inference_steps: 1 … T; 10 to 50 is usual.
             guidance_scale: w in uncond + w (cond − uncond); 1 is the plain conditional prediction.
-            generator: the source of the starting noise, for pictures that can be drawn again.
+            generator: the source of all noise, for pictures that can be drawn again; by default torch's own.
             progress: show a bar.
             options: `sampler`, `eta`, `x_T` and `size`, as in `trajectory`.
 
@@ -285,7 +288,7 @@ class TextToImage:
         mask = mask.float().to(self.device)
         if bool(((mask != 0) & (mask != 1)).any()):
             raise ValueError("the mask must hold 0 (keep) and 1 (draw anew) only")
-        return F.max_pool2d(mask, self.vae.config.factor)
+        return F.max_pool2d(mask, self.vae.config.factor).to(self.dtype)
 
     @torch.no_grad()
     def _decoded(self, latents: Tensor) -> Drawn:

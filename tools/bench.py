@@ -51,7 +51,7 @@ def measure(
     begun, load_before = time.monotonic(), load()
     networks = [name for name in sections if name in cases.NETWORKS]
     wanted = memory.memory_cases(sections) if "memory" in sections else []
-    turns = 8 * len(networks) + 4 * ("sampling" in sections) + 4 * ("data" in sections)
+    turns = len(cases.PRECISIONS) * (4 * len(networks) + 2 * ("sampling" in sections)) + 4 * ("data" in sections)
     rows: list[table.Row] = []
     peaks: dict[str, dict[str, float]] = {}
     sizes: dict[str, int] = {}
@@ -133,6 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         memory.print_memory(given.memory_of, given.profile)
         return 0
     sections = given.only or [name for name in SECTIONS if not (given.quick and name == "memory")]
+    if "memory" in sections and sys.platform == "win32":
+        print("Windows does not say how much memory a process has held; these columns stay empty")
+        sections = [name for name in sections if name != "memory"]
     if sections == ["memory"]:
         parser.error("memory is measured for other sections: name them too, as in --only unet memory")
     folder = given.output or artifacts_folder("bench")

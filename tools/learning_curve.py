@@ -12,6 +12,7 @@ Everything goes to artifacts/<profile>/learning_curve/; a run that was stopped g
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -202,7 +203,9 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--profile", choices=tuple(PROFILES), default="cpu")
+    parser.add_argument(
+        "--profile", choices=tuple(PROFILES), default="cpu", help="whose sizes and steps; trained on the processor"
+    )
     parser.add_argument("--pictures", type=int, default=None, help="prompts a score (the profile's)")
     parser.add_argument(
         "--steps", type=int, default=STEPS, help="steps a picture (%(default)s; more of them are no better)"
@@ -215,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile = PROFILES[given.profile]
     folder = given.output or artifacts_folder(profile.name) / "learning_curve"
     folder.mkdir(parents=True, exist_ok=True)
-    record = Record(folder / "learning_curve.json", {"profile": profile.name, "seed": given.seed})
+    made = {"profile": json.loads(json.dumps(dataclasses.asdict(profile))), "seed": given.seed}
+    record = Record(folder / "learning_curve.json", made)
     parts = train_all(profile, folder, record, given.seed)
     unseen = to_float(CaptionedImages.scenes(256, seed=given.seed + 1000).images)
     record.found["vae_psnr"] = reconstruction_psnr(parts.vae, unseen)

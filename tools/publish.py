@@ -72,8 +72,8 @@ def copy_weights(source: Path, target: Path) -> None:
         checksums[cards[part]["sha256"]] = sha256(new / f"{part}.safetensors")
     for name, card in cards.items():
         text = json.dumps(card)
-        for old, new in checksums.items():
-            text = text.replace(old, new)
+        for whole, half in checksums.items():
+            text = text.replace(whole, half)
         write_card(new / f"{name}.json", json.loads(text))
     size = sum(f.stat().st_size for f in new.rglob("*") if f.is_file())
     if size > LIMIT:

@@ -392,8 +392,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            f"\nStopped in {path.stem}. `make course FROM={path.stem[:2]}` goes on with it, and its training "
-            "where it stopped.",
+            f"\nStopped in {path.stem}. `make course FROM={path.stem[:2]} "
+            f"PROFILE={os.environ.get('COURSE_PROFILE', 'cpu')}` goes on with it, and its training where it stopped.",
             file=sys.stderr,
         )
         return 130

@@ -108,7 +108,7 @@ def peak_gb() -> float | None:
 
 
 def processor_line(device: str) -> str:
-    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {best_precision(device)}"
+    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {best_precision(torch.device(device).type)}"
 
 
 class Run:
@@ -117,14 +117,13 @@ class Run:
     def __init__(self, setting: Setting, profile: Profile, root: Path, device: str, options: dict[str, Any]) -> None:
         self.setting, self.root, self.device = setting, root, device
         self.folder, self.path = root / setting.name, root / f"{setting.name}.json"
-        text = replace(profile.clip.text, vocab_size=setting.vocab_size)
-        profile = replace(profile, vocab_size=setting.vocab_size, clip=replace(profile.clip, text=text))
+        profile = replace(profile, vocab_size=setting.vocab_size)  # the text encoder's follows from the tokenizer
         self.profile = for_training_on(profile, setting) if setting.trained_on else resized(profile, setting.size)
         self.results: dict[str, Any] = {
             "setting": dataclasses.asdict(setting),
             "options": options,
             "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
             "processor": processor_line(device),
             "stages": {},
         }
@@ -155,7 +154,7 @@ class Run:
         stages[name] = {**work(self), "stage_seconds": round(time.perf_counter() - begun, 1)}
         self.results["peak_gb"] = max(self.results.get("peak_gb") or 0, peak_gb() or 0) or None
         if self.device.startswith("cuda"):
-            gpu = torch.cuda.max_memory_allocated() / 1e9
+            gpu = torch.cuda.max_memory_allocated(self.device) / 1e9
             self.results["peak_gpu_gb"] = max(self.results.get("peak_gpu_gb", 0), gpu)
         write_card(self.path, self.results)
 

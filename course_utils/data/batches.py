@@ -161,7 +161,11 @@ def _read_metadata(path: Path) -> list[tuple[str, str, str]]:
             f'{path} is missing; write one row {{"file_name": "a.png", "text": "a cat"}} a picture into it'
         )
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # some editors put a mark before the first line
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason}); save it again in that encoding") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"

@@ -189,7 +189,8 @@ def elbo_weight(schedule: NoiseSchedule, t: int | Tensor) -> Tensor:
     t = schedule.check_t(t)
     alpha_bar, alpha_bar_prev = schedule.alpha_bar(t), schedule.alpha_bar(t - 1)
     alpha = alpha_bar / alpha_bar_prev
-    before = torch.where(t == 0, 1 - alpha, 1 - alpha_bar_prev)  # σ² = β_0 at t = 0 leaves 1 / (2 α_0)
+    first = (t == 0).to(alpha.device)  # there σ² = β_0, which leaves 1 / (2 α_0)
+    before = torch.where(first, 1 - alpha, 1 - alpha_bar_prev)
     return (1 - alpha) / (2 * alpha * before)
 
 

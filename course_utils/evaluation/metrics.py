@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from course_utils.data.batches import to_float
 from course_utils.data.scenes import ATTRIBUTES, value_index
 
 
@@ -147,8 +148,7 @@ def nearest(x: Tensor, among: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor
 
 
 def _as_float_rows(x: Tensor) -> Tensor:
-    x = x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x.float()
-    return x.flatten(1)
+    return (to_float(x) if x.dtype == torch.uint8 else x.float()).flatten(1)
 
 
 def _same_shape(x: Tensor, y: Tensor, what: str) -> None:

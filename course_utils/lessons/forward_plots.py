@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from course_utils.diffusion.schedule import NoiseSchedule
-from course_utils.lessons.plots import LINE, done
+from course_utils.lessons.plots import LINE, as_arrays, done, frame
 
 COLORS = {"linear": "#3a6ea5", "scaled linear": "#d98e04", "cosine": "#b5334f"}
 
@@ -37,7 +37,7 @@ def plot_schedules(schedules: Mapping[str, NoiseSchedule]) -> Figure:
         color, bar = color_of(name, i), schedule.alphas_cumprod
         axes[0].semilogy(t, schedule.betas, color=color, label=name)
         axes[1].plot(t, bar, color=color, label=name)
-        axes[2].plot(t, (bar / (1 - bar)).log10(), color=color, label=name)
+        axes[2].plot(t, schedule.snr(torch.arange(len(bar))).log10(), color=color, label=name)
     axes[1].axhline(0.5, color=LINE, lw=0.8, ls=":")
     axes[2].axhline(0, color=LINE, lw=0.8, ls=":")
     _finish(axes[0], "t", r"$\beta_t$ (logarithmic)", "noise let in at step t")
@@ -113,10 +113,9 @@ def plot_moment(
     """Some pictures of one moment side by side, and where on the schedule's log SNR curve that moment lies."""
     figure, axes = plt.subplots(1, len(pictures) + 1, figsize=(8.2, 2.1), width_ratios=[1] * len(pictures) + [1.5])
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
-        shown = ((picture.detach().float().cpu().clamp(-1, 1) + 1) / 2).permute(1, 2, 0)
-        axis.imshow(shown, interpolation="nearest")
+        axis.imshow(as_arrays([picture])[0], interpolation="nearest")
         axis.set_title(title, fontsize=8)
-        axis.axis("off")
+        frame(axis)
     for i, (other, schedule) in enumerate(schedules.items()):
         log_snr = schedule.snr(torch.arange(schedule.num_train_timesteps)).log10()
         on = other == name

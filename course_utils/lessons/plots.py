@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeAlias
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from IPython.display import HTML, DisplayHandle, display
 from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ def as_arrays(pictures: Pictures) -> list:
         tensor = pictures if isinstance(pictures, Tensor) else torch.stack(list(pictures))
         tensor = tensor if tensor.dtype == torch.uint8 else to_uint8(tensor.detach().float())
         return list(tensor.permute(0, 2, 3, 1).cpu().numpy())
-    return list(pictures)
+    return [np.asarray(picture) for picture in pictures]
 
 
 def show_images(
@@ -116,7 +117,7 @@ def show_latents(pictures: Pictures | None, latents: Tensor, title: str | None =
             if i == 0:
                 axes[0, first + c].set_title(f"channel {c}", fontsize=8)
     for axis in axes.flat:
-        axis.axis("off")
+        frame(axis)
     figure.colorbar(shown, ax=axes, shrink=0.8, aspect=25).ax.tick_params(labelsize=7)
     if title:
         figure.suptitle(title, fontsize=10)

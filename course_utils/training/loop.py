@@ -259,6 +259,8 @@ def train(
                 if path and time.perf_counter() - saved > save_seconds:
                     save(done)
                     saved = time.perf_counter()
+            if anywhere(interrupted(), accelerator):  # in the last step: what comes after this call does not run
+                raise KeyboardInterrupt
         except KeyboardInterrupt:
             save(done)
             kept = "nothing is saved, for no folder was given."

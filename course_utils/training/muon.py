@@ -73,7 +73,8 @@ class Muon(torch.optim.Optimizer):
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(hidden matrices and convolutions for Muon, the rest for AdamW).
 
-    First and last layers, tables, norms and biases stay with AdamW, as Muon's authors advise.
+    Norms, biases, tables of vectors and the convolutions called conv_in and conv_out stay with AdamW. (Muon's authors
+    advise AdamW for every first and last layer; the other networks' are among the hidden ones here.)
     """
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []

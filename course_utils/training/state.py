@@ -67,7 +67,8 @@ def load_state(
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            # Copied out of the file: Windows neither replaces nor deletes one that is still mapped into memory.
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
     except Exception as error:  # a file cut short by a full disk, say
         print(f"{path.name}: cannot be read ({error}); training begins afresh.")
         return 0

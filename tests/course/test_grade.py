@@ -180,6 +180,7 @@ def test_odd_marks_and_half_characters_do_no_harm(books: Books, tmp_path: Path) 
         [{"grade_id": ["a"]}, {"grade_id": None}, [], "x", {"grade_id": f"{THREE}-posterior"}]
     ):
         own = {"cell_type": "code", "metadata": {"nbgrader": mark}, "source": "x = '\ud800'", "id": {"a": 1}}
+        own["metadata"]["\ud800"] = ["\udfff"]
         right["cells"].insert(5 * index, own)
     notebook, report = mended(right, books[0][TWO], tmp_path)
     json.dumps(notebook, ensure_ascii=False).encode()

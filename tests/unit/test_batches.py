@@ -143,6 +143,17 @@ def test_from_folder_names_what_is_wrong(tmp_path, rows, error, message):
         CaptionedImages.from_folder(tmp_path)
 
 
+def test_metadata_may_begin_with_a_mark_and_hold_odd_line_ends(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    caption = "a cat\u2028and\u0085more"
+    row = json.dumps({"file_name": "a.png", "text": caption}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_bytes(f"\ufeff{row}\r\n{row}\r\n".encode())
+    assert CaptionedImages.from_folder(tmp_path, size=16).captions == [caption, caption]
+    (tmp_path / "metadata.jsonl").write_bytes(row.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"metadata.jsonl is not UTF-8 .* save it again"):
+        CaptionedImages.from_folder(tmp_path, size=16)
+
+
 def test_from_folder_without_metadata(tmp_path):
     with pytest.raises(FileNotFoundError, match="metadata.jsonl is missing; write one row"):
         CaptionedImages.from_folder(tmp_path)

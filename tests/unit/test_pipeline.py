@@ -184,6 +184,35 @@ def test_inpainting_keeps_what_is_known(pipe, picture):
     assert torch.equal(nothing.pictures, picture)
 
 
+def test_inpainting_in_half_precision(pipe, picture):
+    parts = (part.bfloat16() for part in (small_vae(), small_unet(), small_clip().text))
+    half = TextToImage(*parts, TOKENIZER, pipe.schedule)
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 16:] = 1
+    drawn = half.image_to_image("a dog", picture, 0.5, num_inference_steps=4, generator=generator(), mask=mask)
+    assert drawn.latents.dtype == torch.bfloat16
+    torch.testing.assert_close(drawn.pictures[..., :16].float(), picture[..., :16], atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"sampler": "ddpm"}, {"eta": 0.5}])
+def test_without_a_generator_all_noise_is_torchs_own(pipe, options):
+    first, again = (
+        pipe("a dog", num_inference_steps=4, generator=torch.default_generator.manual_seed(3), size=32, **options)
+        for _ in range(2)
+    )
+    torch.manual_seed(3)
+    assert torch.equal(pipe("a dog", num_inference_steps=4, size=32, **options).latents, first.latents)
+    assert torch.equal(first.latents, again.latents)
+
+
+def test_steps_that_leave_nothing_to_do_are_refused(pipe):
+    like_theirs = TextToImage(
+        pipe.vae, pipe.unet, pipe.text_encoder, TOKENIZER, pipe.schedule, spacing="linspace", last_t=0
+    )
+    with pytest.raises(ValueError, match="1 steps leave none above t = 0"):
+        like_theirs("a dog", num_inference_steps=1, size=32)
+
+
 def test_to_pil_cuts_off_and_rounds():
     numbers = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0]).expand(1, 3, 1, -1)
     assert np.asarray(to_pil(numbers)[0])[0, :, 0].tolist() == [0, 0, 128, 255, 255]

@@ -93,6 +93,25 @@ def test_an_interrupt_waits_until_the_step_is_done(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), expected.parameters(), strict=True))
 
 
+def test_an_interrupt_in_the_last_step_is_raised_too(tmp_path):
+    model = net()
+    inner, calls = regression(model), []
+
+    def loss(generator):
+        calls.append(inner(generator))
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return calls[-1]
+
+    options = {"steps": 6, "lr": 1e-2, "folder": tmp_path, "name": "x", "precision": "float32"}
+    with pytest.raises(KeyboardInterrupt):
+        train(model, loss, **options)
+    expected, again = net(), net()
+    whole = train(expected, regression(expected), **{**options, "folder": None})
+    assert train(again, regression(again), **options).losses == whole.losses
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), expected.parameters(), strict=True))
+
+
 def test_the_second_interrupt_is_not_held_back():
     with pytest.raises(KeyboardInterrupt), held_interrupts() as interrupted:
         assert not interrupted()

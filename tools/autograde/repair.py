@@ -58,6 +58,7 @@ def read(path: Path) -> Notebook:
         raise Unreadable("the file is empty")
     try:
         notebook = json.loads(content.decode("utf-8-sig"))
+        notebook = json.loads(writable(json.dumps(notebook, ensure_ascii=False)))
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"the file is no notebook: it is not JSON ({str(error)[:80]})") from None
     if isinstance(notebook, dict) and "worksheets" in notebook:
@@ -82,7 +83,7 @@ def _plain(cell: Any) -> Cell | None:
     if isinstance(source, list):
         source = "".join(line for line in source if isinstance(line, str))
     metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
-    new: Cell = {"cell_type": cell["cell_type"], "metadata": dict(metadata), "source": writable(source)}
+    new: Cell = {"cell_type": cell["cell_type"], "metadata": dict(metadata), "source": str(source)}
     new["id"] = str(cell.get("id") or metadata.get("id") or "")  # Colab keeps ids in the metadata
     if cell["cell_type"] == "code":
         new |= {"outputs": [], "execution_count": None}
@@ -91,9 +92,9 @@ def _plain(cell: Any) -> Cell | None:
     return new
 
 
-def writable(text: Any) -> str:
+def writable(text: str) -> str:
     """The text without the halves of characters that JSON can hold but no file."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def exercises(released: Notebook) -> dict[str, tuple[Cell, Cell]]:
