@@ -162,7 +162,7 @@ class TextToImage:
     def timesteps(self, num_inference_steps: int, last_t: int = -1) -> Tensor:
         """The steps [n] that a sampler visits before `last_t`, falling; ValueError for a number outside 1 … T."""
         steps = self.schedule.timesteps(num_inference_steps, self.spacing, self.steps_offset)
-        if not (steps > last_t).any():
+        if steps[0] <= last_t:
             raise ValueError(f"{num_inference_steps} steps leave none above t = {last_t}, where it ends: take more")
         return steps[steps > last_t]
 
@@ -177,7 +177,7 @@ class TextToImage:
             raise ValueError(f"size must be a multiple of {unit} pixels, got {size}")
         side = size // self.vae.config.factor
         like = torch.empty(count, self.vae.config.latent_channels, side, side, device=self.device, dtype=self.dtype)
-        return noise_like(like, torch.default_generator if generator is None else generator)
+        return noise_like(like, generator or torch.default_generator)
 
     def trajectory(
         self,
@@ -193,15 +193,15 @@ class TextToImage:
         size: int | None = None,
     ) -> Iterator[Tensor]:
         """Every latent x_t on the way from noise to picture, the last one x_0; arguments as in `__call__`."""
-        generator = torch.default_generator if generator is None else generator
         last_t = self.last_t if sampler == "ddim" else -1
         times = self.timesteps(num_inference_steps, last_t).tolist()  # refuses a bad number before the networks run
         denoiser = self.denoiser(prompt, negative_prompt, guidance_scale)
         if x_T is None:
             x_T = self.noise(len(as_prompts(prompt)), generator, size)
         steps = sample(
-            denoiser, self.schedule, x_T.to(self.device, self.dtype), None, timesteps=times + [0] * (last_t + 1),
-            sampler=sampler, eta=eta, prediction_type=self.prediction_type, generator=generator,
+            denoiser, self.schedule, x_T.to(self.device, self.dtype), None, sampler=sampler, eta=eta,
+            timesteps=times + [0] * (last_t + 1), prediction_type=self.prediction_type,
+            generator=generator or torch.default_generator,
         )  # fmt: skip
         return _without_gradients(islice(steps, len(times)))  # a time 0 put behind is only where the last step leads
 
@@ -229,8 +229,7 @@ class TextToImage:
             options: `sampler`, `eta`, `x_T` and `size`, as in `trajectory`.
 
         Raises:
-            ValueError: steps outside 1 … T, a negative guidance scale, an unknown sampler. TypeError: a prompt that is
-                no text.
+            ValueError: steps outside 1 … T, a guidance scale below 0, an unknown sampler. TypeError: no text.
         """
         steps = self.trajectory(prompt, negative_prompt, num_inference_steps, guidance_scale, generator, **options)
         *_, x_0 = tqdm(steps, total=num_inference_steps, disable=not progress, leave=False)
@@ -265,7 +264,7 @@ class TextToImage:
             raise ValueError(f"{len(latents)} pictures need one prompt or as many, got {len(prompts)}")
         denoiser = self.denoiser(prompts, negative_prompt, guidance_scale)
         redraw = None if mask is None else self._latent_mask(mask, pictures)  # [B or 1, 1, h, w]
-        noise = noise_like(latents, torch.default_generator if generator is None else generator)
+        noise = noise_like(latents, generator or torch.default_generator)
         x_t = latents
         if timesteps:
             x_t = noise if strength == 1 else add_noise(self.schedule, latents, timesteps[0], noise)
