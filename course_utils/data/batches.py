@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,21 +75,6 @@ class CaptionedImages(Dataset):
         """Some pictures at once: (images float32 [B, 3, H, W] in [-1, 1], B captions, attributes [B, 4])."""
         indices = torch.as_tensor(indices, dtype=torch.int64)
         return to_float(self.images[indices]), [self.captions[i] for i in indices], self.attributes[indices]
-
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, list[str], Tensor]]:
-        """Batches without end, in a new order each epoch; what does not fill a batch waits for another epoch.
-
-        Raises ValueError if the data set holds fewer pictures than one batch.
-        """
-        if not 1 <= batch_size <= len(self):
-            raise ValueError(f"batch_size must lie in 1 ... {len(self)} (pictures there are), not {batch_size}")
-        return self._batches(batch_size, generator)
-
-    def _batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, list[str], Tensor]]:
-        while True:
-            order = torch.randperm(len(self), generator=generator, device=generator.device).cpu()
-            for indices in order[: len(order) - len(order) % batch_size].split(batch_size):
-                yield self.batch(indices)
 
     @classmethod
     def scenes(

@@ -59,18 +59,6 @@ def test_batch_collects_by_index(scenes):
     assert torch.equal(scenes.batch(torch.tensor([5, 2]))[0], images)
 
 
-def test_batches_go_through_all_pictures_each_epoch(scenes):
-    numbered = CaptionedImages(scenes.images, [str(i) for i in range(60)])
-    stream = numbered.batches(16, torch.Generator().manual_seed(0))
-    first = [int(c) for _ in range(3) for c in next(stream)[1]]
-    second = [int(c) for _ in range(3) for c in next(stream)[1]]
-    assert len(set(first)) == len(set(second)) == 48 and first != second
-    again = numbered.batches(16, torch.Generator().manual_seed(0))
-    assert [int(c) for c in next(again)[1]] == first[:16]
-    with pytest.raises(ValueError, match="1 ... 60"):
-        numbered.batches(61, torch.Generator())
-
-
 def test_constructor_refuses_what_does_not_fit(scenes):
     with pytest.raises(ValueError, match="uint8"):
         CaptionedImages(torch.zeros(2, 3, 8, 8), ["a", "b"])
