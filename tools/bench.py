@@ -133,11 +133,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         memory.print_memory(given.memory_of, given.profile)
         return 0
     sections = given.only or [name for name in SECTIONS if not (given.quick and name == "memory")]
+    if sections == ["memory"]:
+        parser.error("memory is measured for other sections: name them too, as in --only unet memory")
     if "memory" in sections and sys.platform == "win32":
         print("Windows does not say how much memory a process has held; these columns stay empty")
         sections = [name for name in sections if name != "memory"]
-    if sections == ["memory"]:
-        parser.error("memory is measured for other sections: name them too, as in --only unet memory")
     folder = given.output or artifacts_folder("bench")
     if "bf16" not in cases.PRECISIONS:
         print("this processor has no instructions for bfloat16; rows in bf16 are left out")

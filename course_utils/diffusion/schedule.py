@@ -155,8 +155,6 @@ class NoiseSchedule:
             steps = np.arange(T, 0, -T / n)[:n].round() - 1  # rounding can make arange one value too long
         elif spacing == "leading":
             steps = np.arange(n)[::-1] * (T // n) + steps_offset
-            if steps[0] >= T:
-                raise ValueError(f"{n} steps that end at {steps_offset} do not all lie in 0 … {T - 1}: take fewer")
         elif spacing == "linspace":
             steps = np.linspace(0, T - 1, n).round()[::-1]
         else:

@@ -228,8 +228,6 @@ def train(
     with only_main_prints(accelerator), held_interrupts() as interrupted, progress_bar(name, start, steps) as bar:
         try:
             for step in range(start, steps):
-                if anywhere(interrupted(), accelerator):
-                    raise KeyboardInterrupt
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(step, steps, group["initial_lr"], warmup)
@@ -259,8 +257,8 @@ def train(
                 if path and time.perf_counter() - saved > save_seconds:
                     save(done)
                     saved = time.perf_counter()
-            if anywhere(interrupted(), accelerator):  # in the last step: what comes after this call does not run
-                raise KeyboardInterrupt
+                if anywhere(interrupted(), accelerator):
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
             save(done)
             kept = "nothing is saved, for no folder was given."
