@@ -10,7 +10,7 @@ import torch
 from course_utils.training.loop import lacks_bf16
 from course_utils.training.profiles import Profile, get_profile
 
-WITHOUT_BF16 = 2.6  # times as long on a processor without instructions for bfloat16; docs/performance.md
+WITHOUT_BF16 = 2.6  # times as long without instructions for bfloat16, at most (2.1 to 2.6); docs/performance.md
 
 
 def choose_device() -> torch.device:
