@@ -2,7 +2,7 @@
 # again only when pyproject.toml or constraints.txt change. Another Python: make PYTHON=python3.12 …
 PYTHON ?= python3
 PROMPT ?= a dog on a red background
-PROFILE ?= cpu
+PROFILE ?= $(or $(COURSE_PROFILE),cpu)
 export PROMPT
 export JUPYTER_PREFER_ENV_PATH = 1
 

@@ -101,11 +101,12 @@ def sample(options: argparse.Namespace) -> Path:
     check_arguments(options)
     import torch
 
+    from course_utils.lessons.setup import choose_device
     from course_utils.pipeline import TextToImage
     from course_utils.training.artifacts import checkpoints_folder
 
     folder = checkpoints_folder() if options.weights == "checkpoints" else Path(options.weights)
-    pipe = TextToImage.from_pretrained(folder)
+    pipe = TextToImage.from_pretrained(folder, choose_device())
     begun = time.perf_counter()
     images = pipe(
         [options.prompt] * options.count,
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             info()
     except KeyboardInterrupt:
         return 130  # what was being trained has been saved, and has said so
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, ChildProcessError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:  # OSError: no such file, no right, disk full
         if os.environ.get("COURSE_DEBUG"):
             raise
         speaker = f"course_utils, process {os.environ['RANK']}" if "RANK" in os.environ else "course_utils"

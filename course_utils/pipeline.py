@@ -48,8 +48,7 @@ class TextToImage:
         pipe("a dog on a red background").images[0]
 
     Args:
-        vae, unet, text_encoder, tokenizer: the trained parts.
-        schedule: the noise schedule that the U-Net was trained with.
+        vae, unet, text_encoder, tokenizer: the trained parts; schedule: the noise schedule of the U-Net's training.
         prediction_type: what it predicts, "epsilon", "sample" or "v_prediction".
         size: pixels a side of the pictures that it was trained on.
         spacing, steps_offset: which timesteps a sampler visits, see `NoiseSchedule.timesteps`.
@@ -128,25 +127,23 @@ class TextToImage:
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
 
-    @torch.no_grad()
     def encode_prompt(self, prompt: str | list[str]) -> Tensor:
         """The text encoder's states, [B, L, D], that the U-Net reads; "" is the empty prompt of no condition.
 
-        Warns of words that no training caption had (nearly all of them fall into several pieces), and of words that
-        were cut because the prompt is too long.
+        Warns of words that the tokenizer has no piece for, as is true of nearly all that no training caption had,
+        and of words that were cut because the prompt is too long.
 
         Raises:
             TypeError: something else than text. ValueError: an empty list.
         """
         prompts = as_prompts(prompt)
-        unseen = {w for p in prompts for w in split_words(p) if len(self.tokenizer.tokenize(w)) > 1}
-        if unseen and self.origin is None:
-            warnings.warn(
-                f"never seen in training: {', '.join(map(repr, sorted(unseen)))}; "
-                "the picture will not know what is meant",
-                stacklevel=2,
-            )
-        return self.text_encoder(self.tokenizer.encode(prompts).to(self.device))
+        strange = {w for p in prompts for w in split_words(p) if len(self.tokenizer.tokenize(w)) > 1}
+        if strange and self.origin is None:
+            words = ", ".join(map(repr, sorted(strange)))
+            hint = "unless training captions had it, the picture will not know what is meant"
+            warnings.warn(f"no whole word to the tokenizer: {words}; {hint}", stacklevel=2)
+        with torch.no_grad():
+            return self.text_encoder(self.tokenizer.encode(prompts).to(self.device))
 
     def denoiser(
         self, prompt: str | list[str], negative_prompt: str | list[str] | None, guidance_scale: float
@@ -256,8 +253,11 @@ class TextToImage:
 
         Raises:
             ValueError: strength outside [0, 1], steps outside 1 … T, pictures, prompts and mask that do not fit.
+            TypeError: pictures that hold whole numbers.
         """
         timesteps = strength_timesteps(self.timesteps(num_inference_steps, self.last_t), strength).tolist()
+        if not pictures.is_floating_point():
+            raise TypeError(f"pictures must be floating point in [-1, 1], got {pictures.dtype}: see to_float")
         latents = self.vae.to_latents(pictures.to(self.device, self.dtype)).to(self.dtype)
         prompts = [prompt] * len(latents) if isinstance(prompt, str) else as_prompts(prompt)
         if len(prompts) != len(latents):

@@ -45,6 +45,7 @@ from course_utils.evaluation.scores import (  # noqa: E402
     score_pictures,
 )
 from course_utils.lessons.plots import show_images  # noqa: E402
+from course_utils.lessons.setup import choose_device  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
 from course_utils.training.artifacts import (  # noqa: E402
     artifacts_folder,
@@ -79,8 +80,9 @@ class Bench:
     """The model under test, the judge, and the real pictures it is measured against."""
 
     def __init__(self, weights: Path, pictures: int, real: int, alike: int = 64, seed: int = 0):
-        self.pipe = TextToImage.from_pretrained(weights)
-        self.judge = load_model(Judge, JudgeConfig, "judge", weights)
+        device = choose_device()
+        self.pipe = TextToImage.from_pretrained(weights, device)
+        self.judge = load_model(Judge, JudgeConfig, "judge", weights).to(device)
         self.pictures, self.alike, self.seed = pictures, alike, seed
         self.asked = CaptionedImages.scenes(real, seed=seed + 4000)  # these are asked for …
         self.other = CaptionedImages.scenes(real, seed=seed + 5000)  # … and compared with these, never with themselves
@@ -192,7 +194,8 @@ def contact_sheets(bench: Bench, folder: Path) -> None:
     """
     pairs = [(name, color) for name in OBJECTS for color in COLORS]
     drawn = bench.draw(CHOSEN, [prompt_for(*pair) for pair in pairs], 140)
-    right = bench.judge.predict(drawn)[:, 0] == torch.arange(len(OBJECTS)).repeat_interleave(len(COLORS))
+    seen = bench.judge.predict(drawn.to(bench.pipe.device)).cpu()[:, 0]
+    right = seen == torch.arange(len(OBJECTS)).repeat_interleave(len(COLORS))
     titles = []
     for (name, color), ok in zip(pairs, right.tolist(), strict=True):
         marks = "*" * is_held_out_color(name, color) + "×" * (not ok)

@@ -120,7 +120,8 @@ def merge_streams(outputs: list[Any]) -> list[Any]:
 
 def _portable(text: str) -> str:
     text = re.sub(r"\S*/ipykernel_\d+/\d+\.py", "<cell>", text)
-    return text.replace(str(ROOT) + os.sep, "").replace(str(ROOT), ".").replace(str(Path.home()), "~")
+    text, home = text.replace(str(ROOT) + os.sep, "").replace(str(ROOT), "."), str(Path.home())
+    return text if home == os.sep else text.replace(home, "~")  # in some containers the root is everybody's home
 
 
 def tidy(notebook: Any) -> None:

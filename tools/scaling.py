@@ -326,7 +326,7 @@ GOING_ON: dict[str, Callable[[Run], dict[str, Any]]] = {
 
 def run_setting(run: Run, last_stage: str = "scores") -> dict[str, Any]:
     """All stages of a setting up to `last_stage`, but those done before; the results as they are in its JSON file."""
-    warnings.filterwarnings("ignore", message="never seen in training")  # short runs have not seen every word
+    warnings.filterwarnings("ignore", message="no whole word")  # short runs have not seen every word
     for name, work in (GOING_ON if run.setting.trained_on else STAGES).items():
         run.stage(name, work)
         if name == "plan":

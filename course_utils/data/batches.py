@@ -176,11 +176,14 @@ def _read_picture(folder: Path, file_name: str, size: int, where: str) -> np.nda
         raise FileNotFoundError(f"{where} names {path}, which is missing; add it or take out the row")
     try:
         with Image.open(path) as opened:
+            deep = opened.mode == "F" or opened.mode.startswith("I")  # converted, they would become white or black
             picture = ImageOps.exif_transpose(opened).convert("RGBA")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{path} cannot be read as a picture ({error}); save it again as PNG or JPEG, or take out its row"
         ) from error
+    if deep:
+        raise ValueError(f"{path} has more than 8 bits a channel; save it again as an 8-bit PNG")
     white = Image.new("RGBA", picture.size, "white")
     white.alpha_composite(picture)
     return np.asarray(ImageOps.fit(white.convert("RGB"), (size, size), Image.Resampling.LANCZOS))

@@ -67,7 +67,8 @@ class Description:
 
     def __post_init__(self) -> None:
         for name in self.objects:
-            value_index("object", name)
+            if name not in PLURALS:
+                raise ValueError(f"unknown object {name!r}; this grammar has words for {', '.join(OBJECTS)}")
         if self.color is not None:
             value_index("color", self.color)
         if len(self.objects) not in (1, 2) or len(set(self.objects)) != len(self.objects):

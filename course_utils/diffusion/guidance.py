@@ -20,7 +20,7 @@ def drop_condition(context: Tensor, uncond: Tensor, p: float, generator: torch.G
         p: in 0 … 1; about 0.1 is usual.
 
     Returns [B, L, D]; a sample keeps all its tokens or none. Raises ValueError for a bad p or shapes that
-    do not fit.
+    do not fit, TypeError without a generator.
     """
     check_contexts(context, uncond)
     check_probability(p, generator)

@@ -55,7 +55,7 @@ def predict_noise(
     prediction: Tensor,
     prediction_type: str = "epsilon",
 ) -> Tensor:
-    """The noise [B, …] in x_t as the prediction implies it; the same errors as `predict_x0`."""
+    """The noise [B, …] in x_t as the prediction implies it; errors as `predict_x0`, but none at ᾱ_t = 0."""
     t = check_inputs(schedule, t, x_t=x_t, prediction=prediction)
     check_prediction_type(prediction_type)
     alpha_bar = schedule.alpha_bar(t, like=x_t)  # [B, 1, 1, 1]

@@ -71,7 +71,7 @@ def shift_timesteps(t: Tensor, shift: float, T: int = 1000) -> Tensor:
     if not shift > 0:
         raise ValueError(f"shift must be greater than 0, got {shift}")
     u = (t + 0.5) / T
-    return (T * shift * u / (1 + (shift - 1) * u)).long()
+    return (T * shift * u / (1 + (shift - 1) * u)).long().clamp(max=T - 1)
 
 
 class NoiseSchedule:

@@ -137,7 +137,12 @@ def save_pipeline(
         if folder.exists():
             _check_free(folder, overwrite)  # nothing was put there in the meantime
             folder.rename(Path(scratch) / "old")  # gone with the scratch folder
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except OSError:  # on Windows a file of it may be open elsewhere
+            if (Path(scratch) / "old").exists():
+                (Path(scratch) / "old").rename(folder)
+            raise
     return folder
 
 

@@ -34,6 +34,8 @@ class UNetConfig:
         object.__setattr__(self, "attention", tuple(self.attention))
         if not self.channels or len(self.channels) != len(self.attention):
             raise ValueError(f"one entry a level is wanted: channels={self.channels}, attention={self.attention}")
+        if min(self.layers_per_block, self.latent_channels, self.heads, self.norm_groups, self.context_width) < 1:
+            raise ValueError(f"layers, channels, heads, groups and widths must be 1 or more: {self}")
         if any(c % self.norm_groups or c % self.heads for c in self.channels):
             raise ValueError(
                 f"each of channels={self.channels} must be a multiple of norm_groups={self.norm_groups} "

@@ -34,12 +34,10 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
+        if min(self.layers_per_block, self.latent_channels, self.norm_groups) < 1:
+            raise ValueError(f"layers, channels and groups must be 1 or more: {self}")
         if not self.channels or any(c % self.norm_groups for c in self.channels):
             raise ValueError(f"each of channels={self.channels} must be a multiple of norm_groups={self.norm_groups}")
-        if self.layers_per_block < 1 or self.latent_channels < 1:
-            raise ValueError(
-                f"layers_per_block={self.layers_per_block} and latent_channels={self.latent_channels} must be 1 or more"
-            )
 
     @property
     def factor(self) -> int:

@@ -75,7 +75,8 @@ def save_artifact(
         name: "vae", "clip", "unet", "judge" …
         model: its state dict is stored in float32, its `config` in the card unless one is given.
         folder: `artifacts/<profile>/` if None.
-        metrics: numbers measured on it. facts: anything else for the card, such as seed, steps, seconds.
+        metrics: numbers measured on it. facts: anything else for the card, such as seed, steps, seconds, and `license`
+            if it was not trained on the course's scenes.
 
     Returns:
         The path of the weights.
@@ -94,10 +95,10 @@ def save_artifact(
         "parameters": sum(p.numel() for p in model.parameters()),
         "profile": get_profile().name,
         "metrics": metrics or {},
+        "license": LICENSE,
         **facts,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "versions": {"course": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "license": LICENSE,
         "sha256": sha256(path),
     }
     write_card(folder / f"{name}.json", card)

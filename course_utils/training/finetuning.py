@@ -132,9 +132,16 @@ def finetune_parts(
             The same call goes on from there and keeps what is finished. options: more for `train`.
 
     Raises:
-        ValueError: `start` lacks a part; captions that are too long.
+        ValueError: `start` lacks a part; captions that are too long, pictures whose sides do not fit the networks.
     """
     start.pipeline()  # refuses to go on from half a model
+    assert start.tokenizer is not None
+    tokenizer = train_tokenizer(profile, data)
+    check_captions(data.captions, tokenizer)  # now, rather than when the VAE is trained
+    clip = with_vocabulary(start.clip, start.tokenizer, tokenizer, seed)
+    unit, sides = start.vae.config.factor * start.unet.config.factor, list(data.images.shape[-2:])
+    if any(side % unit for side in sides):
+        raise ValueError(f"the sides of the pictures must be multiples of {unit}, got {sides}: use another size")
     device, folder = torch.device(device), Path(folder)
     profile = replace(profile, vae=start.vae.config, unet=start.unet.config)
     parts, content = Parts(), data_fingerprint(data)
@@ -167,10 +174,7 @@ def finetune_parts(
     take("vae", [weights_fingerprint(start.vae), profile.vae_beta], old_vae, keep_vae)
 
     def old_unet() -> Recipe:
-        assert start.tokenizer is not None
-        parts.tokenizer = tokenizer = train_tokenizer(profile, data)
-        check_captions(data.captions, tokenizer)
-        parts.clip = with_vocabulary(start.clip, start.tokenizer, tokenizer, seed).to(device)
+        parts.tokenizer, parts.clip = tokenizer, clip.to(device)
         both = ReadingUNet(copy.deepcopy(start.unet), parts.clip.text).to(device)
         latents = encode_latents(parts.vae, data, precision)
         return reading_recipe(profile, latents, tokenizer.encode(data.captions), tokenizer.encode(""), both)

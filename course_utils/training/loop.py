@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -153,6 +153,7 @@ def train(
     muon_lr: float | None = None,
     name: str = "training",
     folder: str | Path | None = None,
+    made_from: Any = None,
     warmup: int | None = None,
     weight_decay: float = 0.01,
     betas: tuple[float, float] = (0.9, 0.99),
@@ -173,9 +174,12 @@ def train(
         loss: draws its own batch with the generator it is given and returns a scalar. All randomness must come from
             that generator (it lives on the CPU), so that a resumed run sees what an uninterrupted one would have.
         steps: optimiser steps.
-        lr: AdamW's peak learning rate, reached after `warmup` steps (a twentieth of all if None).
+        lr: AdamW's peak learning rate, reached after `warmup` steps (a twentieth of all if None). weight_decay, betas:
+            AdamW's. clip_norm: longer gradients are cut to this length.
         muon_lr: with a number, hidden matrices and convolutions are trained by Muon at this rate instead.
         name, folder: where the resumable state lies, `folder/name.safetensors`; without a folder nothing is saved.
+        made_from: what else the run rests on, as JSON can hold it: the checksums of other networks, say. A state that
+            was saved with something else is not taken up.
         ema: decay of the moving average of the weights, warmed up so that short runs are not held back by it.
         precision: "auto", "float32", "bf16", "fp16" for the forward pass.
         preview: called about `previews` times, and at the end, with (step, averaged model in eval mode, losses so far).
@@ -185,7 +189,8 @@ def train(
 
     Raises:
         TrainingDiverged: the loss is not a finite number; what was saved before stays.
-        KeyboardInterrupt: after the step at hand is done and saved, so that the same call goes on from there.
+        KeyboardInterrupt: after the step at hand is done and saved, so that the same call goes on from there. A second
+            Ctrl-C does not wait for the step, and the call goes on from what was saved before.
     """
     if steps < 1:
         raise ValueError(f"steps must be 1 or more, got {steps}")
@@ -209,6 +214,9 @@ def train(
         "seed": seed,
         "ema": ema,
         "weight_decay": weight_decay,
+        "betas": betas,
+        "clip_norm": clip_norm,
+        "made_from": made_from,
     }
     with only_main_prints(accelerator):
         if path and path.exists() and not restart:
@@ -224,10 +232,11 @@ def train(
     model.train()
     parameters = list(model.parameters())
     begun, saved = time.perf_counter() - history.seconds, time.perf_counter()
-    done = start
+    done, in_step = start, False
     with only_main_prints(accelerator), held_interrupts() as interrupted, progress_bar(name, start, steps) as bar:
         try:
             for step in range(start, steps):
+                in_step = True  # from here on a part of the state is ahead of the other
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(step, steps, group["initial_lr"], warmup)
@@ -250,6 +259,7 @@ def train(
                 done = step + 1
                 history.losses.append(current)
                 history.seconds = time.perf_counter() - begun
+                in_step = False
                 bar.step(history.losses)
                 if preview and main and (done % every == 0 or done == steps):
                     preview(done, average if ema is not None else model.eval(), history.losses)
@@ -260,9 +270,11 @@ def train(
                 if anywhere(interrupted(), accelerator):
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
-            save(done)
             kept = "nothing is saved, for no folder was given."
-            if path:
+            if path and in_step:
+                kept = "in the middle of the next one; the same call goes on from what was saved before, if anything."
+            elif path:
+                save(done)
                 kept = f"saved to {path.parent.name}/{path.name}; the same call goes on from here."
             bar.note(f"{name}: stopped at step {done} of {steps}, {kept}")
             wait(accelerator)  # a process that ends early may take the one that saves with it

@@ -152,9 +152,9 @@ def from_main(value: Any, accelerator: Accelerator | None) -> Any:
 
 
 def check_same_start(step: int, accelerator: Accelerator | None) -> None:
-    """RuntimeError, for all, if processes would begin at different steps."""
+    """ValueError, for all, if processes would begin at different steps."""
     if anywhere(from_main(step, accelerator) != step, accelerator):
-        raise RuntimeError(
+        raise ValueError(
             "the processes found different saved states: the folder must be one that all of them see, such as a disk "
             "shared by the machines; or begin afresh with restart=True"
         )

@@ -66,7 +66,7 @@ def load_state(
     """Put a stored state back and return the step to go on from; 0, and a line that says why, where it does not fit."""
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
+            metadata = file.metadata() or {}
             # Copied out of the file: Windows neither replaces nor deletes one that is still mapped into memory.
             tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
     except Exception as error:  # a file cut short by a full disk, say
@@ -74,7 +74,7 @@ def load_state(
         return 0
     shapes = {k: v.shape for k, v in model.state_dict().items()}
     stored = {k.removeprefix("model."): v.shape for k, v in tensors.items() if k.startswith("model.")}
-    if json.loads(metadata["settings"]) != json.loads(json.dumps(settings)) or shapes != stored:
+    if json.loads(metadata.get("settings", "{}")) != json.loads(json.dumps(settings)) or shapes != stored:
         print(f"{path.name}: saved with other settings or another network; training begins afresh.")
         return 0
 

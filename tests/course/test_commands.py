@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -39,7 +40,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     from course_utils.pipeline import TextToImage
 
     stand_in = StandIn()
-    monkeypatch.setattr(TextToImage, "from_pretrained", classmethod(lambda cls, folder: stand_in))
+    monkeypatch.setattr(TextToImage, "from_pretrained", classmethod(lambda cls, folder, device: stand_in))
     monkeypatch.chdir(tmp_path)
     return stand_in
 
@@ -101,6 +102,17 @@ def test_sample_says_what_to_do_without_weights(tmp_path: Path, capsys: pytest.C
     assert message.startswith("course_utils: ") and "Traceback" not in message
 
 
+def test_what_the_disk_refuses_is_said_in_one_line(
+    pipe: StandIn, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert command.main(["sample", "a dog"]) == 1
+    assert capsys.readouterr().err == "course_utils: [Errno 28] No space left on device\n"
+
+
 def test_info_names_version_and_profile(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["info"]) == 0
     assert "profile" in capsys.readouterr().out
@@ -119,6 +131,16 @@ def test_make_without_a_target_lists_the_targets() -> None:
     done = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("setup", "course", "lab", "sample", "test", "sync", "sync-check", "lint", "unit", "clean"):
         assert f"make {target} " in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_takes_the_profile_from_the_environment() -> None:
+    for environment, arguments, profile in (({}, [], "cpu"), ({"COURSE_PROFILE": "smoke"}, [], "smoke"),
+                                            ({"COURSE_PROFILE": "smoke"}, ["PROFILE=gpu"], "gpu")):  # fmt: skip
+        clean = {k: v for k, v in os.environ.items() if k not in ("COURSE_PROFILE", "PROFILE")}
+        done = subprocess.run(["make", "-ns", "course", *arguments], cwd=ROOT, env=clean | environment,
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert f"--profile {profile}" in done.stdout
 
 
 def test_ci_runs_make_test() -> None:

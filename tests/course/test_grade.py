@@ -196,6 +196,7 @@ def test_collecting(books: Books, tmp_path: Path) -> None:
     classroom.write(tmp_path, "Bob", "recipes.ipynb", {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     classroom.write(tmp_path, "Bob", f".ipynb_checkpoints/{TWO}.ipynb", right)
     (tmp_path / "lost.ipynb").write_text("{}")
+    (tmp_path / "Bob" / "gone.ipynb").symlink_to(tmp_path / "nowhere.ipynb")
     found, strays = collect.collect(tmp_path, released)
     by_name = {one.student: one for one in found}
     assert {one.assignment for one in found} == {TWO}
@@ -206,6 +207,7 @@ def test_collecting(books: Books, tmp_path: Path) -> None:
     assert (
         "lost.ipynb lies in no student's folder" in strays[0] and "recipes.ipynb belongs to no assignment" in strays[1]
     )
+    assert "gone.ipynb belongs to no assignment: there is no such file" in strays[2]
     assert len(set(collect.slugs_of(["a b", "a_b", "a+b"]).values())) == 3
 
 

@@ -168,6 +168,13 @@ def test_tidy_takes_out_what_differs_between_machines() -> None:
     assert cell.outputs[0]["text"] == "saved artifacts/x\n"
 
 
+def test_a_home_at_the_root_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_course.Path, "home", lambda: Path("/"))
+    assert run_course._portable("1/2 at 3 steps/s") == "1/2 at 3 steps/s"
+    monkeypatch.setattr(run_course.Path, "home", lambda: Path("/home/ada"))
+    assert run_course._portable("in /home/ada/x") == "in ~/x"
+
+
 def test_status_line_follows_a_progress_bar() -> None:
     status = run_course.StatusLine("01_vae")
     status.heard("epoch 1\n")

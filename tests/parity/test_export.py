@@ -157,6 +157,22 @@ def test_a_failed_write_leaves_nothing(ours, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_replaced_stays(ours, tmp_path, monkeypatch):
+    folder = ours.save_diffusers(tmp_path / "mine", card="the first")
+    rename = Path.rename
+
+    def held(self, target):
+        if self.name == "new":
+            raise PermissionError("a file in it is open elsewhere")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", held)
+    with pytest.raises(PermissionError, match="open elsewhere"):
+        ours.save_diffusers(folder, overwrite=True, card="the second")
+    assert (folder / "README.md").read_text() == "the first" and (folder / "model_index.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
 def test_an_unknown_sampler_is_refused(ours, tmp_path):
     with pytest.raises(ValueError, match="sampler must be one of .*got 'euler'"):
         ours.to_diffusers("euler")

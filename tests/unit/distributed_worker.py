@@ -100,7 +100,7 @@ def main(folder: Path) -> None:
         (states / "vae.safetensors").write_bytes((folder / "stopped_by_one_copy" / "vae.safetensors").read_bytes())
     try:
         train_recipe(recipe("vae", data), folder=states, **options)
-    except RuntimeError as error:
+    except ValueError as error:
         found["other states"] = str(error)
 
     uneven = replace(PROFILE, vae_budget=replace(PROFILE.vae_budget, batch_size=BATCH + 1))

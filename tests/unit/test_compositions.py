@@ -32,7 +32,7 @@ from course_utils.data.descriptions import (
 )
 from course_utils.data.placing import GAP, PIXELS, Placed, distance, size_of
 from course_utils.data.scenes import draw, is_held_out_color
-from course_utils.data.vocabulary import COLORS, OBJECTS
+from course_utils.data.vocabulary import ALL_OBJECTS, COLORS, OBJECTS
 from course_utils.models.tokenizer import Tokenizer
 
 
@@ -142,6 +142,7 @@ def test_bad_texts_are_refused(text, message):
     "wrong, message",
     [
         ({"objects": ("unicorn",)}, "unknown object 'unicorn'"),
+        ({"objects": (ALL_OBJECTS[len(OBJECTS)],)}, "this grammar has words for"),
         ({"objects": ()}, "one object, or two"),
         ({"color": "mauve"}, "unknown color 'mauve'"),
         ({"count": 5}, "from 1 to 4; got 5"),

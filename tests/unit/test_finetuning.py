@@ -71,6 +71,19 @@ def test_the_loss_is_that_of_the_unet_recipe_and_reaches_the_words(start):
         reading_recipe(PROFILE, latents, ids[:5], empty, both)
 
 
+def test_what_does_not_fit_is_refused_before_anything_is_trained(start, other, tmp_path):
+    long = CaptionedImages(other.images, [" ".join(["behold"] * 40)] * len(other), other.attributes)
+    odd = CaptionedImages(other.images[:, :, :12, :12], other.captions, other.attributes)
+    for profile, data, message in (
+        (PROFILE, long, "tokens"),
+        (_longer(PROFILE), other, "too long for a text encoder that reads 32"),
+        (PROFILE, odd, r"sides of the pictures must be multiples of .*got \[12, 12\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            finetune_parts(profile, data, start, tmp_path, **EXACT)
+    assert not list(tmp_path.iterdir())
+
+
 def test_trained_on_saved_and_taken_up_again(start, other, tmp_path, monkeypatch):
     before = copy.deepcopy((start.vae.state_dict(), start.clip.state_dict(), start.unet.state_dict()))
     parts = finetune_parts(PROFILE, other, start, tmp_path, **EXACT)

@@ -110,7 +110,7 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_one(pipe):
 
 
 def test_words_never_seen_are_named_and_commas_are_not(pipe):
-    with pytest.warns(UserWarning, match="never seen in training: 'emu', 'yak'"):
+    with pytest.warns(UserWarning, match="no whole word to the tokenizer: 'emu', 'yak'"):
         call(pipe, "a yak and a emu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -152,6 +152,8 @@ def test_other_bad_input_is_refused(pipe, picture):
         pipe.image_to_image(["a dog", "a cat"], picture)
     with pytest.raises(ValueError, match=r"mask must be \[1 or 1, 1, 32, 32\].*got \[32, 32\]"):
         pipe.image_to_image("a dog", picture, mask=torch.ones(32, 32))
+    with pytest.raises(TypeError, match="floating point in .* got torch.uint8: see to_float"):
+        pipe.image_to_image("a dog", (picture * 255).to(torch.uint8))
     with pytest.raises(ValueError, match="0 .keep. and 1"):
         pipe.image_to_image("a dog", picture, mask=torch.full((1, 1, 32, 32), 0.5))
 

@@ -228,5 +228,6 @@ def test_a_shift_moves_timesteps_towards_noise():
         assert (moved >= 500).float().mean().item() == pytest.approx(shift / (1 + shift), abs=0.002)
     # by hand: the middle of step 1 of 4 is 3/8, and 3 · 3/8 / (1 + 2 · 3/8) = 9/14, in the third quarter
     assert shift_timesteps(torch.tensor([1]), 3.0, 4).tolist() == [2]
+    assert shift_timesteps(torch.tensor([999]), 1e6).tolist() == [999]
     with pytest.raises(ValueError, match="shift must be greater than 0"):
         shift_timesteps(t, 0.0)

@@ -10,6 +10,7 @@ import threading
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from course_utils.models.vae import VAE, VAEConfig
@@ -53,7 +54,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, muon_
         def loss(generator):
             calls[0] += 1
             if calls[0] == stop_at:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
             return inner(generator)
 
         return train(model, loss, steps=40, lr=1e-2, muon_lr=muon_lr, folder=folder, name="x", precision="float32")
@@ -140,14 +141,14 @@ def test_the_scale_of_fp16_losses_is_resumed(tmp_path):
         def loss(generator):
             calls.append(1)
             if len(calls) == stop_at:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
             value = inner(generator) / 1000
             return value if len(calls) != 2 else value + (0 * model[0].bias).abs().sqrt().sum()
 
         train(model, loss, steps=8, lr=1e-2, folder=folder, name="x", precision="fp16")
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, stop_at=5)
+        run(tmp_path, stop_at=4)
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert json.loads(file.metadata()["scaler"])["scale"] == 2.0**15  # 2¹⁶ at first, halved once
     model = net()
@@ -162,8 +163,33 @@ def test_the_scale_of_fp16_losses_is_resumed(tmp_path):
     assert scales == [2.0**15] * 4
 
 
-def test_a_killed_run_resumes_from_its_last_save(tmp_path):
-    model = net()
+@pytest.mark.parametrize("save_seconds", [0, 1000])  # with the second nothing has been saved before
+def test_a_second_interrupt_leaves_no_half_step(tmp_path, capsys, save_seconds):
+    """The generator is ahead of the weights where it comes: a state saved there would skip a batch."""
+    expected, model = net(), net()
+    whole = train(expected, regression(expected), steps=12, lr=1e-2, muon_lr=0.02, precision="float32")
+    inner, calls = regression(model), []
+
+    def loss(generator):
+        calls.append(inner(generator))
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return calls[-1]
+
+    options = {"steps": 12, "lr": 1e-2, "muon_lr": 0.02, "folder": tmp_path, "name": "x", "precision": "float32"}
+    with pytest.raises(KeyboardInterrupt):
+        train(model, loss, save_seconds=save_seconds, **options)
+    assert "goes on from what was saved before" in capsys.readouterr().out
+    assert (tmp_path / "x.safetensors").exists() == (save_seconds == 0)
+    again = net()
+    assert train(again, regression(again), **options).losses == whole.losses
+    assert ("going on from step 4" in capsys.readouterr().out) == (save_seconds == 0)
+
+
+def test_a_killed_run_resumes_from_its_last_save(tmp_path, capsys):
+    expected, model = net(), net()
+    whole = train(expected, regression(expected), steps=30, lr=1e-2, precision="float32")
 
     def dies(generator, calls=[0]):  # noqa: B006
         calls[0] += 1
@@ -175,7 +201,8 @@ def test_a_killed_run_resumes_from_its_last_save(tmp_path):
         train(model, dies, steps=30, lr=1e-2, folder=tmp_path, name="x", save_seconds=0, precision="float32")
     again = net()
     history = train(again, regression(again), steps=30, lr=1e-2, folder=tmp_path, name="x", precision="float32")
-    assert len(history.losses) == 30
+    assert "going on from step 11" in capsys.readouterr().out
+    assert history.losses == whole.losses
 
 
 def test_a_broken_or_foreign_state_is_named_and_not_used(tmp_path, capsys):
@@ -183,6 +210,31 @@ def test_a_broken_or_foreign_state_is_named_and_not_used(tmp_path, capsys):
     model = net()
     train(model, regression(model), steps=3, lr=1e-2, folder=tmp_path, name="x")
     assert "cannot be read" in capsys.readouterr().out
+    for metadata in (None, {"format": "pt"}):  # weights from elsewhere
+        save_file(model.state_dict(), tmp_path / "x.safetensors", metadata)
+        train(model, regression(model), steps=3, lr=1e-2, folder=tmp_path, name="x")
+        assert "saved with other settings or another network" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [{"lr": 2e-2}, {"clip_norm": 0.5}, {"betas": (0.9, 0.95)}, {"made_from": "b"}])
+def test_a_state_of_another_run_is_not_taken_up(tmp_path, capsys, change):
+    options = {"steps": 6, "lr": 1e-2, "folder": tmp_path, "name": "x", "precision": "float32", "made_from": "a"}
+
+    def run(calls, **options):
+        def loss(generator):
+            calls.append(1)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            return inner(generator)
+
+        model = net()
+        inner = regression(model)
+        return train(model, loss, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        run([], **options)
+    assert len(run([1] * 3, **{**options, **change}).losses) == 6
+    assert "saved with other settings" in capsys.readouterr().out
 
 
 def test_nan_stops_with_advice():
@@ -270,6 +322,8 @@ def test_artifacts_come_back_bit_for_bit(stored, capsys):
     assert card["profile"] == "smoke"
     assert "OpenMoji" in card["license"]
     assert "your own training" in capsys.readouterr().out
+    own = artifacts.save_artifact("own", vae, license="all rights reserved").with_suffix(".json")
+    assert json.loads(own.read_text())["license"] == "all rights reserved"
 
 
 def test_checkpoints_stand_in_for_what_is_not_trained_yet(stored, tmp_path, capsys):

@@ -49,7 +49,7 @@ def collect(folder: Path, released: dict[str, Notebook]) -> tuple[list[Submissio
     slugs = slugs_of([path.name for path in students])
     for home in students:
         files = [path for path in home.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts]
-        for path in sorted(files, key=lambda path: (path.stem in released, path.stat().st_mtime)):
+        for path in sorted(files, key=lambda path: (path.stem in released, path.lstat().st_mtime)):
             new = _open(Submission(home.name, slugs[home.name], "", path), released)
             if not new.assignment:
                 why = new.trouble or "it holds none of the exercises"
