@@ -214,7 +214,9 @@ def check_positive(**values: Tensor) -> None:
 
 
 def check_weight(weight: Tensor, per_sample: Tensor) -> Tensor:
-    """weight on the right device; ValueError unless its shape is [B]."""
+    """weight on the right device; ValueError unless its shape is [B], TypeError unless it is a tensor."""
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a tensor [B], got {type(weight).__name__}")
     if weight.shape != per_sample.shape:
         raise ValueError(f"weight must have shape {list(per_sample.shape)} ([B]), got {list(weight.shape)}")
     return weight.to(per_sample.device)

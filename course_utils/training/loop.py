@@ -133,9 +133,10 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """AdamW for every parameter, or AdamW and Muon for a part each; `initial_lr` in each group is its peak rate."""
     hidden, rest = split_parameters(model) if muon_lr is not None else ([], list(model.parameters()))
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=rest[0].device.type != "mps")
-    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest:
+        fused = rest[0].device.type != "mps"
+        optimizers.append(torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused))
     if hidden and muon_lr is not None:
         optimizers.append(Muon(hidden, lr=muon_lr, dtype=torch.bfloat16 if precision == "bf16" else torch.float32))
     for optimizer in optimizers:

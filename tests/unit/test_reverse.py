@@ -133,6 +133,8 @@ def test_loss_errors(schedule):
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r"weight must have shape \[2\]"):
         denoising_loss(lambda x, t: x, schedule, x, 5, x, weight=torch.ones(2, 1))
+    with pytest.raises(TypeError, match="weight must be a tensor"):
+        denoising_loss(lambda x, t: x, schedule, x, 5, x, weight=2.0)
     with pytest.raises(ValueError, match=r"prediction has shape \[2, 1\]"):
         denoising_loss(lambda x, t: x[:, :1], schedule, x, 5, x)
     with pytest.raises(ValueError, match="noise has shape"):

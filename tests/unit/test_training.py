@@ -73,6 +73,13 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, muon_
     assert not (tmp_path / "x.safetensors").exists()
 
 
+def test_a_network_of_matrices_only_is_trained_by_muon_alone():
+    model = nn.Linear(3, 3, bias=False)
+    before = model.weight.detach().clone()
+    train(model, lambda g: model(torch.randn(8, 3, generator=g)).square().mean(), steps=3, lr=1e-2, muon_lr=0.02)
+    assert not torch.equal(model.weight, before)
+
+
 @pytest.mark.parametrize("step", [5, 12])  # 12 is the last one
 def test_an_interrupt_waits_until_the_step_is_done(tmp_path, step):
     """Ctrl-C after the batch was drawn: a state saved there and then would have lost it."""
