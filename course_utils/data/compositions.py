@@ -211,11 +211,6 @@ def draw_composition(composition: Composition, size: int = CANVAS) -> np.ndarray
     return picture
 
 
-def composition_prompt(composition: Composition, say_color: bool | None = None) -> str:
-    """The plain wording, e.g. "a cat left of a tree"; the background only where the task is the colour, or on wish."""
-    return in_words(composition.description(say_color))
-
-
 def composition_caption(composition: Composition, generator: torch.Generator) -> str:
     """One of many ways to describe it: what its task is about always, the background in half of those left open."""
     u = torch.rand(4, generator=generator, device=generator.device).tolist()

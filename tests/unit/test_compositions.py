@@ -11,7 +11,6 @@ import torch
 from course_utils.data.compositions import (
     Composition,
     composition_caption,
-    composition_prompt,
     compositions,
     draw_composition,
     is_held_out_composition,
@@ -304,7 +303,7 @@ def test_captions_are_true(task):
         assert said in (told, told.swapped() if len(told.objects) == 2 else told)
         assert said.task == ("colors" if task == "single" and said.color else task)
         assert said.color is None if task == "single" else said.color == c.color or task != "colors"
-        assert parse_description(composition_prompt(c)) == c.description()
+        assert parse_description(in_words(c.description())) == c.description()
         for article, word in itertools.pairwise(text.replace(",", "").split()):
             assert article not in ("a", "an") or (article == "an") == (word[0] in "aeiou"), text
     assert len(texts) > 60
