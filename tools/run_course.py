@@ -152,7 +152,7 @@ def tidy(notebook: Any) -> None:
 def lighter(png: str) -> str:
     """A large picture (base64) with a palette of 256 colours instead of 16 million: a third of the size. Small ones
     are left as they are, and so are those in which somebody would see it."""
-    if len(png) < 60_000:
+    if len(png) < 40_000:
         return png
     from PIL import Image, ImageChops
 
