@@ -23,6 +23,7 @@ from course_utils.diffusion.reverse import denoising_loss
 from course_utils.models.clip import CLIP, TextEncoder
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet
+from course_utils.training.artifacts import LICENSE
 from course_utils.training.loop import History
 from course_utils.training.parts import (
     Parts,
@@ -121,6 +122,7 @@ def finetune_parts(
     seed: int = 0,
     device: str | torch.device = "cpu",
     precision: str = "auto",
+    license: str = LICENSE,
     report: Callable[[str], object] = print,
     **options: Any,
 ) -> Parts:
@@ -130,6 +132,7 @@ def finetune_parts(
         profile: budgets, vocabulary and dropout; the networks' sizes are those of `start`, which stays as it is.
         folder: gets the VAE, the U-Net and a CLIP with the new text encoder (its picture encoder is still the old one).
             The same call goes on from there and keeps what is finished. options: more for `train`.
+        license: what the cards say about it; by default that of the course's scenes, so name your own pictures'.
 
     Raises:
         ValueError: `start` lacks a part; captions that are too long, pictures whose sides do not fit the networks.
@@ -158,7 +161,8 @@ def finetune_parts(
         parts.losses[name], parts.seconds[name] = history.losses, round(history.seconds, 1)
         parts.metrics[name] = {"loss": history.smoothed(100)[-1]}
         keep(made)
-        save_trained(name, parts, folder, profile=profile, size=data.images.shape[-1], seed=seed, key=key)
+        save_trained(name, parts, folder, profile=profile, size=data.images.shape[-1], seed=seed, key=key,
+                     license=license)  # fmt: skip
         loss = parts.metrics[name]["loss"]
         report(f"{name}: {len(history.losses):,} steps in {history.seconds:,.0f} s, loss {loss:.4g}")
 
@@ -181,7 +185,8 @@ def finetune_parts(
 
     def keep_unet(recipe: Recipe) -> None:
         parts.unet = recipe.network.unet
-        save_part("clip", parts, folder, profile=profile.name, note="its text encoder was trained on with the U-Net")
+        note = "its text encoder was trained on with the U-Net"
+        save_part("clip", parts, folder, profile=profile.name, note=note, license=license)
 
     before = [weights_fingerprint(m) for m in (start.unet, start.clip, parts.vae)]
     take("unet", [*before, profile.vocab_size, *denoising_facts(profile)], old_unet, keep_unet)

@@ -22,6 +22,7 @@ from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, DiagonalGaussian, VAEConfig, measure_latent_scale
 from course_utils.pipeline import TextToImage
 from course_utils.training.artifacts import (
+    LICENSE,
     find_parts,
     fingerprints,
     load_artifact,
@@ -97,6 +98,7 @@ def train_parts(
     device: str | torch.device = "cpu",
     restart: bool = False,
     precision: str = "auto",
+    license: str = LICENSE,
     **options: Any,
 ) -> Parts:
     """Train the parts named in `which`, in the order VAE, CLIP, U-Net, as notebooks 01, 04 and 05 do.
@@ -111,6 +113,7 @@ def train_parts(
         accelerator: for several processes; its device is used then, and every process makes the same call.
         restart: train anew what is there already.
         precision: of training and encoding. options: more for `train`, such as `save_seconds`.
+        license: what the cards say about it; by default that of the course's scenes, so name your own pictures'.
 
     Raises:
         ValueError: an unknown part, data that do not fit the profile. FileNotFoundError: a needed part is nowhere.
@@ -160,7 +163,8 @@ def train_parts(
                 scores = ", ".join(f"{k} {v:.4g}" for k, v in parts.metrics[name].items())
                 report(f"{name}: {len(history.losses):,} steps in {history.seconds:,.0f} s, {scores}")
             if main and folder:
-                save_trained(name, parts, folder, profile=profile, size=data.images.shape[-1], seed=seed, key=key)
+                save_trained(name, parts, folder, profile=profile, size=data.images.shape[-1], seed=seed, key=key,
+                             license=license)  # fmt: skip
             wait(accelerator)  # what the main process wrote is there for all
     return parts
 
@@ -220,10 +224,12 @@ def _key(name: str, profile: Profile, seed: int, content: str, folder: Path | No
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def save_trained(name: str, parts: Parts, folder: Path, *, profile: Profile, size: int, seed: int, key: str) -> None:
+def save_trained(
+    name: str, parts: Parts, folder: Path, *, profile: Profile, size: int, seed: int, key: str, license: str = LICENSE
+) -> None:
     """Save a part just trained, its card with how it came about, and drop the state of its run (`training/<key>`)."""
     facts = {"profile": profile.name, "steps": len(parts.losses[name]), "seconds": parts.seconds[name]}
-    facts |= {"seed": seed, "made_from": key}
+    facts |= {"seed": seed, "made_from": key, "license": license}
     if name == "unet":  # what drawing with it needs to know
         facts |= {
             "betas": parts.schedule.betas.tolist(),

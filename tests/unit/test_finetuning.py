@@ -11,6 +11,7 @@ import torch
 from course_utils.data.batches import CaptionedImages
 from course_utils.pipeline import TextToImage
 from course_utils.training import finetuning
+from course_utils.training.artifacts import read_card
 from course_utils.training.finetuning import ReadingUNet, finetune_parts, reading_recipe, with_vocabulary
 from course_utils.training.parts import Parts, latent_scale, train_parts
 from course_utils.training.recipes import caption_states, encode_latents, train_tokenizer, unet_recipe
@@ -86,7 +87,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(start, other, t
 
 def test_trained_on_saved_and_taken_up_again(start, other, tmp_path, monkeypatch):
     before = copy.deepcopy((start.vae.state_dict(), start.clip.state_dict(), start.unet.state_dict()))
-    parts = finetune_parts(PROFILE, other, start, tmp_path, **EXACT)
+    parts = finetune_parts(PROFILE, other, start, tmp_path, license="mine", **EXACT)
+    assert {read_card(name, tmp_path)["license"] for name in ("vae", "clip", "unet")} == {"mine"}
     for name, old in zip(("vae", "clip", "unet"), before, strict=True):
         now, new = getattr(start, name).state_dict(), getattr(parts, name).state_dict()
         assert all(torch.equal(now[key], old[key]) for key in old), f"the {name} that it started from has changed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -216,8 +217,10 @@ def test_from_pictures_to_a_pipeline_and_on_from_where_it_stopped(tmp_path, data
         return {"parameters": float(sum(p.numel() for p in getattr(parts, name).parameters()))}
 
     options = {"folder": tmp_path, "measure": measure, "report": lines.append, "save_seconds": 0, **EXACT}
+    options["license"] = "mine"
     first = train_parts(PROFILE, data, which=("vae", "clip"), **options)
     assert first.unet is None and measured == ["vae", "clip"]
+    assert {json.loads((tmp_path / f"{name}.json").read_text())["license"] for name in measured} == {"mine"}
     parts = train_parts(PROFILE, data, **options)  # the two are there, the third is new
     assert measured == ["vae", "clip", "unet"] and list(parts.losses) == ["unet"]
     assert set(parts.metrics) == set(parts.seconds) == {"vae", "clip", "unet"}
