@@ -127,7 +127,7 @@ def save_pipeline(
     made = pipeline_to_diffusers(pipe, sampler)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        new = Path(scratch) / "new"
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
         made.save_pretrained(new, safe_serialization=True)
         own = Path(scratch) / "tokenizer"
         pipe.tokenizer.save(own)
@@ -136,12 +136,12 @@ def save_pipeline(
         (new / "README.md").write_text(model_card(pipe, folder.name) if card is None else card, encoding="utf-8")
         if folder.exists():
             _check_free(folder, overwrite)  # nothing was put there in the meantime
-            folder.rename(Path(scratch) / "old")  # gone with the scratch folder
+            folder.rename(old)  # gone with the scratch folder
         try:
             new.rename(folder)
         except OSError:  # on Windows a file of it may be open elsewhere
-            if (Path(scratch) / "old").exists():
-                (Path(scratch) / "old").rename(folder)
+            if old.exists():
+                old.rename(folder)
             raise
     return folder
 

@@ -233,11 +233,10 @@ def train(
     model.train()
     parameters = list(model.parameters())
     begun, saved = time.perf_counter() - history.seconds, time.perf_counter()
-    done, in_step = start, False
+    done, step = start, start - 1
     with only_main_prints(accelerator), held_interrupts() as interrupted, progress_bar(name, start, steps) as bar:
         try:
             for step in range(start, steps):
-                in_step = True  # from here on a part of the state is ahead of the other
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate(step, steps, group["initial_lr"], warmup)
@@ -257,10 +256,9 @@ def train(
                 scaler.update()
                 if ema is not None:
                     update_ema(average, model, min(ema, (1 + step) / (10 + step)))
-                done = step + 1
                 history.losses.append(current)
                 history.seconds = time.perf_counter() - begun
-                in_step = False
+                done = step + 1
                 bar.step(history.losses)
                 if preview and main and (done % every == 0 or done == steps):
                     preview(done, average if ema is not None else model.eval(), history.losses)
@@ -272,7 +270,7 @@ def train(
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
             kept = "nothing is saved, for no folder was given."
-            if path and in_step:
+            if path and step == done:  # a part of the state is ahead of the other
                 kept = "in the middle of the next one; the same call goes on from what was saved before, if anything."
             elif path:
                 save(done)

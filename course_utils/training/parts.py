@@ -225,7 +225,7 @@ def _key(name: str, profile: Profile, seed: int, content: str, folder: Path | No
 
 
 def save_trained(
-    name: str, parts: Parts, folder: Path, *, profile: Profile, size: int, seed: int, key: str, license: str = LICENSE
+    name: str, parts: Parts, folder: Path, *, profile: Profile, size: int, seed: int, key: str, license: str
 ) -> None:
     """Save a part just trained, its card with how it came about, and drop the state of its run (`training/<key>`)."""
     facts = {"profile": profile.name, "steps": len(parts.losses[name]), "seconds": parts.seconds[name]}

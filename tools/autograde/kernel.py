@@ -119,8 +119,13 @@ def error(name: str, value: str) -> Any:
 def environment_for(course: Path, scratch: Path) -> dict[str, str]:
     """What a submission's kernel sees: its own copy of the course, its own home and temporary folder, one thread."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("COURSE_", "JUPYTER_", "IPYTHON"))}
-    folders = {"HOME": "home", "USERPROFILE": "home", "TMPDIR": "tmp", "MPLCONFIGDIR": "tmp"}
-    folders["COURSE_ARTIFACTS"] = "artifacts"
+    folders = {
+        "HOME": "home",
+        "USERPROFILE": "home",  # HOME on Windows
+        "TMPDIR": "tmp",
+        "MPLCONFIGDIR": "tmp",
+        "COURSE_ARTIFACTS": "artifacts",
+    }
     for folder in folders.values():
         (scratch / folder).mkdir(parents=True, exist_ok=True)
     return (
