@@ -36,6 +36,10 @@ MEASURES = [
     ("object_and_color_held_out", "the same, pairs held out of all training", "%"),
     ("all_named_seen", "every attribute that the prompt names right, seen", "%"),
     ("all_named_held_out", "the same, held out", "%"),
+    ("nearest_true_scene", "PSNR to the nearest true scene, on the object's rectangle (every object twice)", "dB"),
+    ("nearest_true_scene_vae", "its ceiling: true scenes through the VAE", "dB"),
+    ("nearest_wrong_object", "its floor: the nearest scene of another object", "dB"),
+    ("nearest_is_right", "pictures whose nearest scene of all 64 objects is of the right one", "%"),
     ("frechet", "Fréchet distance of drawn pictures to real ones, in the judge's features", ""),
     ("frechet_floor", "its floor: real pictures to other real ones", ""),
     ("frechet_vae", "the same for real pictures through the VAE: the floor, and what the autoencoder adds to it", ""),
@@ -90,7 +94,7 @@ def draw_pages(source: Path, docs: Path) -> None:
     scenes = CaptionedImages.scenes(32, seed=7)
     matplotlib.rcParams.update({"figure.dpi": 110, "figure.constrained_layout.use": True})
     show_images(scenes.images, scenes.captions, columns=8).savefig(docs / "scenes.png")
-    for name in ("06_prompts.png", "06_forming.png"):
+    for name in ("06_prompts.png", "06_forming.png", "06_nearest.png"):
         shutil.copyfile(source / "pictures" / name, docs / name.removeprefix("06_"))
     print(f"{docs.name}/: {', '.join(sorted(f.name for f in docs.glob('*.png')))}")
 

@@ -65,10 +65,9 @@ def stands(relation: str, a: Placed, b: Placed) -> bool:
 
 def place_scene(scene: Scene) -> Placed:
     """The object of a scene of the first grammar, where `scenes.draw` puts it."""
-    pixels = scene.pixels or 0
-    h, w, _ = sprite(scene.object, pixels)[0].shape
+    h, w, _ = sprite(scene.object, scene.pixels)[0].shape
     left, top = corner(scene, w, h)
-    return Placed(scene.object, left + w / 2, top + h / 2, pixels, scene.flip)
+    return Placed(scene.object, left + w / 2, top + h / 2, scene.pixels, scene.flip)
 
 
 def place_counted(name: str, count: int, within: Callable, pick: Callable) -> tuple[Placed, ...]:

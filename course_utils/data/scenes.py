@@ -41,13 +41,13 @@ from course_utils.data.vocabulary import (
 __all__ = [
     "ALL_OBJECTS", "ATTRIBUTES", "COLORS", "OBJECTS", "OBJECT_GROUPS", "PLACES", "SIZES", "SPLITS", "VALUES", "Scene",
     "caption", "draw", "first_objects", "held_out_pairs", "is_held_out", "is_held_out_color", "is_held_out_place",
-    "parse_caption", "prompt_for", "random_scene", "value_index", "value_name",
+    "object_box", "parse_caption", "prompt_for", "random_scene", "shifts", "value_index", "value_name",
 ]  # fmt: skip
 
 SPLITS: tuple[str, ...] = ("train", "held_out", "all")
-CANVAS = 64  # pixels, dx and dy of a scene are counted on a canvas of this side, and scaled for others
-MARGIN = 2  # pixels left between an object and the edge it is placed at
-_PIXELS = {"small": (22, 27), "large": (38, 44)}  # side of an object, both ends included
+CANVAS = 64  # pixels: sides and places are counted on a canvas of this side, and scaled for others
+CELL = 8  # pixels of a side that the VAE makes one latent of
+_PIXELS = {"small": 30, "large": 46}  # longer side of an object
 _PLACE_WEIGHTS = {"middle": 2, "left": 1, "right": 1, "top": 1, "bottom": 1}
 _SAY_SIZE, _SAY_PLACE = 0.5, 0.6  # how often a caption names them
 
@@ -57,9 +57,8 @@ class Scene:
     """What a picture shows.
 
     object, color, size, place: values out of ALL_OBJECTS, COLORS, SIZES, PLACES.  flip: mirrored left to right.
-    pixels: longer side of the object on a 64 x 64 canvas; None takes the middle of what `size` allows.
-    dx, dy: the object's shift from its place, in pixels of that canvas, to the right and down.
-    Raises ValueError for values that do not exist, or a side that does not fit `size`.
+    dx, dy: the object's shift from its place, in pixels of a 64 x 64 canvas, to the right and down; `shifts` lists
+    those that occur. Raises ValueError for values that do not exist, or a shift of more than CELL.
     """
 
     object: str
@@ -67,18 +66,19 @@ class Scene:
     size: str = "large"
     place: str = "middle"
     flip: bool = False
-    pixels: int | None = None
     dx: int = 0
     dy: int = 0
 
     def __post_init__(self) -> None:
         for attribute in ATTRIBUTES:
             value_index(attribute, getattr(self, attribute))
-        low, high = _PIXELS[self.size]
-        if self.pixels is not None and not low <= self.pixels <= high:
-            raise ValueError(f"a {self.size} object measures {low} to {high} pixels, not {self.pixels}")
-        if max(abs(self.dx), abs(self.dy)) > MARGIN:
-            raise ValueError(f"dx and dy lie between {-MARGIN} and {MARGIN}, not {self.dx} and {self.dy}")
+        if max(abs(self.dx), abs(self.dy)) > CELL:
+            raise ValueError(f"dx and dy lie between {-CELL} and {CELL}, not {self.dx} and {self.dy}")
+
+    @property
+    def pixels(self) -> int:
+        """The object's longer side on a 64 x 64 canvas."""
+        return _PIXELS[self.size]
 
     @property
     def attributes(self) -> tuple[int, int, int, int]:
@@ -127,40 +127,55 @@ def random_scene(generator: torch.Generator, split: str = "train", objects: int 
     colors, places = _choices(name, split)
     color, place = pick((color,) if color else colors), pick((place,) if place else places)
     size = pick(SIZES)
-    low, high = _PIXELS[size]
-    # A little less play towards and from an edge than along it, so that objects stay near it and whole.
-    wide, narrow = range(-MARGIN, MARGIN + 1), range(1 - MARGIN, MARGIN)
-    return Scene(
-        name, color, size, place,
-        flip=pick((False, True)),
-        pixels=pick(range(low, high + 1)),
-        dx=pick(narrow if place in ("left", "right") else wide),
-        dy=pick(narrow if place in ("top", "bottom") else wide),
-    )  # fmt: skip
+    dx, dy = pick(shifts(size, place))
+    return Scene(name, color, size, place, flip=pick((False, True)), dx=dx, dy=dy)
+
+
+def shifts(size: str, place: str) -> list[tuple[int, int]]:
+    """All (dx, dy) of scenes with this size and place: a small object at an edge may stand a cell further along it."""
+    along = (-CELL, 0, CELL) if size == "small" and place != "middle" else (0,)
+    return [(0, d) if place in ("left", "right") else (d, 0) for d in along]
 
 
 def corner(scene: Scene, w: int, h: int, size: int = CANVAS) -> tuple[int, int]:
-    """Left and top edge, in pixels, of a scene's object that is w wide and h high."""
+    """Left and top edge, in pixels, of a scene's object that is w wide and h high.
+
+    At an edge it stands as many whole cells from the middle as leave a pixel free. So a VAE that makes one latent of
+    each cell sees an object in the same way wherever it stands: its latents move, and do not change.
+    """
     unit = size / CANVAS
     x, y = (size - w) / 2, (size - h) / 2
     if scene.place in ("left", "right"):
-        x = MARGIN * unit if scene.place == "left" else size - w - MARGIN * unit
+        x += _to_edge(x, unit) * (-1 if scene.place == "left" else 1)
     if scene.place in ("top", "bottom"):
-        y = MARGIN * unit if scene.place == "top" else size - h - MARGIN * unit
+        y += _to_edge(y, unit) * (-1 if scene.place == "top" else 1)
     left = min(max(int(x + scene.dx * unit + 0.5), 0), size - w)
     return left, min(max(int(y + scene.dy * unit + 0.5), 0), size - h)
+
+
+def _to_edge(room: float, unit: float) -> float:
+    """The way from the middle to an edge: the whole cells within the room before the object, less a pixel."""
+    return CELL * unit * int(max(room - unit, 0) / (CELL * unit))
+
+
+def _artwork(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scene's object as (ink, keep), see `sprite`, flipped where the scene is."""
+    ink, keep = sprite(scene.object, round(scene.pixels * size / CANVAS))
+    return (ink[:, ::-1], keep[:, ::-1]) if scene.flip else (ink, keep)
+
+
+def object_box(scene: Scene, size: int = CANVAS) -> tuple[int, int, int, int]:
+    """(left, top, width, height) in pixels of the rectangle around a scene's object."""
+    h, w, _ = _artwork(scene, size)[0].shape
+    return *corner(scene, w, h, size), w, h
 
 
 def draw(scene: Scene, size: int = CANVAS) -> np.ndarray:
     """Draw a scene: uint8 [size, size, 3]. `size` is the side of the picture in pixels, at least 8."""
     if size < 8:
         raise ValueError(f"a picture needs a side of at least 8 pixels, not {size}")
-    unit = size / CANVAS
-    ink, keep = sprite(scene.object, round((scene.pixels or sum(_PIXELS[scene.size]) // 2) * unit))
-    if scene.flip:
-        ink, keep = ink[:, ::-1], keep[:, ::-1]
-    h, w, _ = ink.shape
-    left, top = corner(scene, w, h, size)
+    ink, keep = _artwork(scene, size)
+    left, top, w, h = object_box(scene, size)
     picture = np.empty((size, size, 3), dtype=np.uint8)
     picture[:] = COLORS[scene.color]
     background = np.asarray(COLORS[scene.color], dtype=np.float32)

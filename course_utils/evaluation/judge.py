@@ -1,7 +1,7 @@
-"""A picture classifier that judges pictures: it reads object, colour, size and place off them.
+"""A picture classifier that judges pictures: it reads object, colour, size and place off them, or says "none of these".
 
-It knows nothing of the models under test. Trained on real scenes only, it says what a sampled picture shows, and its
-features measure how far one set of pictures is from another (`metrics.frechet_distance`).
+It knows nothing of the models under test. Trained on real scenes and on spoiled ones, it says what a sampled picture
+shows, if anything, and its features measure how far one set of pictures is from another (`metrics.frechet_distance`).
 """
 
 from __future__ import annotations
@@ -15,16 +15,24 @@ from torch import Tensor, nn
 
 from course_utils.data.scenes import ATTRIBUTES, VALUES, first_objects
 
+NONE = -1  # the object in `predict` where a picture shows none
+SPOILED = 0.2  # share of the pictures in training that show no object
+
+
+def _classes(objects: int) -> tuple[int, ...]:
+    """How many answers there are for each attribute; the object's last one is "none of these"."""
+    return (objects + 1, *(len(VALUES[attribute]) for attribute in ATTRIBUTES[1:]))
+
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Sizes of the judge. Pictures are [3, image_size, image_size]; `classes`: how many values each attribute has."""
+    """Sizes of the judge. Pictures are [3, image_size, image_size]; `classes`: how many answers each attribute has."""
 
     image_size: int = 64
     channels: tuple[int, ...] = (32, 64, 96, 128)
     what_dim: int = 128
     where_dim: int = 32
-    classes: tuple[int, ...] = tuple(len(VALUES[attribute]) for attribute in ATTRIBUTES)
+    classes: tuple[int, ...] = _classes(len(VALUES["object"]))
 
     def __post_init__(self) -> None:
         if self.image_size < 16 or self.image_size % 16:
@@ -38,7 +46,7 @@ class JudgeConfig:
     @classmethod
     def for_objects(cls, objects: int, **sizes: Any) -> JudgeConfig:
         """For the first `objects` of ALL_OBJECTS: `JudgeConfig.for_objects(200, image_size=96)`."""
-        return cls(classes=(len(first_objects(objects)), *cls.classes[1:]), **sizes)
+        return cls(classes=_classes(len(first_objects(objects))), **sizes)
 
 
 def conv_block(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
@@ -95,8 +103,13 @@ class Judge(nn.Module):
         return self.what(near), self.where(near)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the heads look at: [B, 3, H, W] -> [B, what_dim + where_dim]."""
-        return torch.cat(self.what_and_where(x), dim=1)
+        """What the heads look at, and how fine it is drawn: [B, 3, H, W] -> [B, F].
+
+        F = what_dim + where_dim + 2 · channels[1]. The last part is the mean and the spread over the picture of the first layers' maps, which see 10 x 10 pixels
+        and answer to edges: blurring a picture changes them even where its object can still be told.
+        """
+        near = self.near(x)
+        return torch.cat([*self.what_and_where(x), near.mean(dim=(2, 3)), near.std(dim=(2, 3))], dim=1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         what, where = self.what_and_where(x)
@@ -105,13 +118,15 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor, batch_size: int = 256) -> Tensor:
-        """The likeliest (object, color, size, place) of each picture: int64 [B, 4]."""
-        return torch.cat(
+        """The likeliest (object, color, size, place) of each picture, NONE where it shows no object: int64 [B, 4]."""
+        found = torch.cat(
             [
                 torch.stack([logits.argmax(dim=1) for logits in self(chunk).values()], dim=1)
                 for chunk in x.split(batch_size)
             ]
         )
+        found[found[:, 0] == self.config.classes[0] - 1, 0] = NONE
+        return found
 
 
 def recombine(images: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,16 +177,48 @@ def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
     return images + 0.03 * normal(b, 3, 1, 1) + 0.15 * uniform(b, 1, 1, 1) * normal(*images.shape)
 
 
+def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures that show none of the objects, made of a batch that does: blobs, mixtures, halves and noise in turn.
+
+    images [B, 3, H, W] in [-1, 1] -> the same. These are what a model draws that has not learned enough: the mean of
+    several objects, or something of the right colours without a shape.
+    """
+    background = images[:, :, :1, :1]  # the corner always shows it
+    shown = images - background
+    side = images.shape[-1]
+    blobs = F.interpolate(F.adaptive_avg_pool2d(shown, side // 10), size=(side, side), mode="bilinear")
+    mixtures = (shown + shown.roll(1, dims=0) + shown.roll(2, dims=0)) / 3
+    halves = _half_of(shown)
+    noise = torch.randn(shown.shape, generator=generator, device=generator.device).to(shown)
+    noises = (F.avg_pool2d(shown, 5, stride=1, padding=2) != 0) * noise
+    kind = torch.randint(4, (len(images), 1, 1, 1), generator=generator, device=generator.device).to(images.device)
+    spoiled = torch.where(kind == 0, blobs, torch.where(kind == 1, mixtures, torch.where(kind == 2, halves, noises)))
+    return (background + spoiled).clamp(-1, 1)
+
+
+def _half_of(shown: Tensor) -> Tensor:
+    """Each object's upper half, or its left one, in turn: [B, 3, H, W], 0 where there is background."""
+    there = shown.abs().amax(dim=1) > 0.02  # [B, H, W]
+    rows, columns = there.any(dim=2), there.any(dim=1)  # [B, H], [B, W]
+    upper, left = (lines.cumsum(dim=1) <= lines.sum(dim=1, keepdim=True) / 2 for lines in (rows, columns))
+    turn = torch.arange(len(shown), device=shown.device)[:, None, None, None] % 2 == 0
+    return shown * torch.where(turn, upper[:, None, :, None], left[:, None, None, :])
+
+
 def judge_loss(judge: Judge, images: Tensor, attributes: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Sum of the heads' cross-entropies in nats, averaged over the pictures whose attribute is known: a scalar.
 
     images [B, 3, H, W] in [-1, 1]; attributes int64 [B, 4], -1 where unknown. With a generator the pictures are
-    recombined and degraded first, as they should be in training.
+    recombined and degraded first, as they should be in training, and a share of them spoiled: "none of these".
     """
     if attributes.shape != (len(images), len(ATTRIBUTES)):
         raise ValueError(f"attributes must be [{len(images)}, {len(ATTRIBUTES)}], got {list(attributes.shape)}")
     if generator is not None:
         images, attributes = recombine(images, attributes)
+        n = round(SPOILED * len(images))
+        none = attributes.new_tensor([judge.config.classes[0] - 1, -1, -1, -1])
+        images = torch.cat([spoil(images[:n], generator), images[n:]]) if n else images
+        attributes = torch.cat([none.expand(n, -1), attributes[n:]])
         images = degrade(images, generator)
     loss = images.new_zeros(())
     for column, logits in enumerate(judge(images).values()):

@@ -102,6 +102,27 @@ def show_rows(
     return done(figure)
 
 
+def show_pairs(
+    above: Pictures, below: Pictures, titles: Sequence[str], columns: int = 16, size: float = 0.62
+) -> Figure:
+    """Pictures two by two, one over the other, with a line of text over each pair: drawn, say, and what was meant."""
+    upper, lower = as_arrays(above), as_arrays(below)
+    rows = -(-len(upper) // columns)
+    figure = plt.figure(figsize=(columns * size, rows * (2 * size + 0.2)))
+    blocks = figure.subfigures(rows, 1, squeeze=False)[:, 0]
+    for i, block in enumerate(blocks):
+        axes = block.subplots(2, columns, gridspec_kw={"hspace": 0.03, "wspace": 0.03})
+        for j in range(columns):
+            k = i * columns + j
+            for axis, pictures in zip(axes[:, j], (upper, lower), strict=True):
+                frame(axis, shown=k < len(upper))
+                if k < len(upper):
+                    axis.imshow(pictures[k], interpolation="nearest")
+            if k < len(upper):
+                axes[0, j].set_title(titles[k], fontsize=6, pad=2)
+    return done(figure)
+
+
 def show_latents(pictures: Pictures | None, latents: Tensor, title: str | None = None, size: float = 1.0) -> Figure:
     """Each picture beside the channels of its latent [B, C, h, w], on one colour scale (blue below 0, red above)."""
     latents = latents.detach().float().cpu()

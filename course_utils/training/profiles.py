@@ -1,7 +1,8 @@
-"""Every size and budget of the course in one table: `PROFILES["smoke" | "cpu" | "gpu"]`.
+"""Every size and budget of the course in one table: `PROFILES["smoke" | "cpu" | "long" | "gpu"]`.
 
 `smoke` takes seconds a notebook and proves that everything runs; its pictures are noise. `cpu` is for two cores and
-less than an hour for all six notebooks; `gpu` for a free Colab session.
+about an hour for all six notebooks; `long` is the same for a night, and what the course's own weights in `checkpoints/`
+were trained with; `gpu` is for a free Colab session.
 """
 
 from __future__ import annotations
@@ -103,6 +104,16 @@ _SMOKE = replace(
     judge_budget=Budget(6, 32, 2e-3, 0.02),
 )
 
+_LONG = replace(
+    _CPU,
+    name="long",
+    minutes={"01": 70, "02": 3, "03": 5, "04": 8, "05": 80, "06": 8},
+    scenes=32768,
+    vae=VAEConfig((16, 32, 64, 128)),
+    vae_budget=Budget(3000, 16, 3e-3, 0.02),
+    unet_budget=Budget(2000, 128, 1e-3, 0.02),
+)
+
 _GPU = replace(
     _CPU,
     name="gpu",
@@ -122,7 +133,7 @@ _GPU = replace(
     judge_budget=Budget(800, 256, 2e-3, 0.02),
 )
 
-PROFILES: dict[str, Profile] = {p.name: p for p in (_SMOKE, _CPU, _GPU)}
+PROFILES: dict[str, Profile] = {p.name: p for p in (_SMOKE, _CPU, _LONG, _GPU)}
 
 
 def get_profile(name: str | None = None) -> Profile:

@@ -53,9 +53,9 @@ def generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize(
     "split, expected",
     [
-        ("train", "cf20a642e1da03ffca64b6486565cdd557966f40f59d6f258b469d9e5d56a24c"),
-        ("held_out", "12a17a3d8bbfacd7ab710bae324171c892e8211416bf1e3c6644b33ac1b12038"),
-        ("all", "f83217c3c833c692af75b9fcf577d9993fcc0bae35ae4add91f25246328f8672"),
+        ("train", "7170cbc6d848c3535b2b5d233fd481cff835c74e26e3583a849ec5022f8b7102"),
+        ("held_out", "d665615b7188dd48f11b786e0d2bc2638d86a168e2c82d22000b7c036cbf3323"),
+        ("all", "cbcba930730d8af2bdbbaebf3489a69da416205182688acb27ef59dc9d714066"),
     ],
 )
 def test_scenes_of_the_course_are_those_that_its_weights_have_learned(split, expected):
