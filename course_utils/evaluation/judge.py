@@ -105,8 +105,9 @@ class Judge(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """What the heads look at, and how fine it is drawn: [B, 3, H, W] -> [B, F].
 
-        F = what_dim + where_dim + 2 · channels[1]. The last part is the mean and the spread over the picture of the first layers' maps, which see 10 x 10 pixels
-        and answer to edges: blurring a picture changes them even where its object can still be told.
+        F = what_dim + where_dim + 2 · channels[1]. The last part is the mean and the spread over the picture of the
+        first layers' maps, which see 10 x 10 pixels and answer to edges: blurring a picture changes them even where
+        its object can still be told.
         """
         near = self.near(x)
         return torch.cat([*self.what_and_where(x), near.mean(dim=(2, 3)), near.std(dim=(2, 3))], dim=1)
