@@ -40,9 +40,10 @@ SYNONYMS = {
     "car": "automobile taxi", "bus": "coach van", "train": "locomotive engine steam", "rocket": "spaceship spacecraft",
     "helicopter": "chopper", "airplane": "plane aeroplane jet aircraft", "motorcycle": "motorbike bike scooter",
     "sailboat": "boat ship yacht sail", "palm": "palmtree", "rose": "tulip",
-    "pumpkin": "jack-o-lantern halloween", "mushroom": "toadstool fungus", "clover": "shamrock", "leaf": "maple", "umbrella": "parasol",
+    "pumpkin": "jack-o-lantern halloween", "mushroom": "toadstool fungus", "clover": "shamrock", "leaf": "maple",
+    "umbrella": "parasol",
     "diamond": "gem jewel crystal", "clock": "alarm watch", "robot": "android",
-    "ghost": "spirit", "house": "home hut building cottage", "gift": "present box package parcel", 
+    "ghost": "spirit", "house": "home hut building cottage", "gift": "present box package parcel",
     "parachute": "skydiver", "crown": "tiara", "book": "notebook",
 }  # fmt: skip
 

@@ -43,10 +43,10 @@ class Profile:
     test_scenes: int = 512
     evaluation_pictures: int = 512  # drawn from prompts for each score of notebook 06
 
-    vae: VAEConfig = field(default_factory=lambda: VAEConfig((16, 32, 64, 64)))
+    vae: VAEConfig = field(default_factory=lambda: VAEConfig((16, 32, 64, 128)))
     vae_beta: float = 5e-3
-    vae_budget: Budget = Budget(2800, 16, 3e-3, 0.02)
-    autoencoder_budget: Budget = Budget(250, 16, 3e-3, 0.02)  # the plain autoencoder and the other β of notebook 01
+    vae_budget: Budget = Budget(1200, 16, 3e-3, 0.02)
+    autoencoder_budget: Budget = Budget(150, 16, 3e-3, 0.02)  # the plain autoencoder and the other β of notebook 01
 
     noise_reader_budget: Budget = Budget(800, 128, 2e-3, 0.02)
     toy_budget: Budget = Budget(2000, 512, 5e-3, 0.03)
@@ -109,7 +109,6 @@ _LONG = replace(
     name="long",
     minutes={"01": 70, "02": 3, "03": 5, "04": 8, "05": 80, "06": 8},
     scenes=32768,
-    vae=VAEConfig((16, 32, 64, 128)),
     vae_budget=Budget(3000, 16, 3e-3, 0.02),
     unet_budget=Budget(2000, 128, 1e-3, 0.02),
 )
