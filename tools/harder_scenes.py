@@ -66,7 +66,7 @@ DETECTOR_EMA = 0.99  # an average over some hundred steps: the run is short
 # Who stands where is decided while there is little but noise, and is asked by one task only: more of both.
 TIMESTEP_SHIFT = 2.0
 MIXTURE = {"single": 1, "two": 1, "counting": 2, "colors": 1, "position": 4, "binding": 2}
-SAMPLER, STEPS = "ddpm", 10  # docs/performance.md: fresh noise repairs, and more steps are not more right
+SAMPLER, STEPS = "ddpm", 10  # docs/lab_book.md: fresh noise repairs, and more steps are not more right
 GOOD_JUDGE = 0.97  # what a judge must reach on real pictures, task by task, before its word counts
 
 

@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--real", type=int, default=2048, help="pictures for a Fréchet distance (%(default)s)")
     parser.add_argument("--alike", type=int, default=64, help="pictures of one prompt, for diversity (%(default)s)")
     parser.add_argument("--output", type=Path, default=None, help="folder (artifacts/quality)")
-    parser.add_argument("--docs", action="store_true", help="put table and pictures into docs/ as well")
+    parser.add_argument("--docs", action="store_true", help="put table and pictures into docs/ (lab_book.md) as well")
     given = parser.parse_args(arguments)
     folder = given.output or artifacts_folder("quality")
     marks = {part: read_card(part, given.weights)["sha256"] for part in ("vae", "clip", "unet", "judge")}
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plot(found, folder / "quality.png")
     (folder / "quality.md").write_text(table(found), encoding="utf-8")
     if given.docs:
-        fill(ROOT / "docs" / "performance.md", "quality", table(found))
+        fill(ROOT / "docs" / "lab_book.md", "quality", table(found))
         for name in ("quality", "objects_1", "objects_2"):
             publish_picture(folder / f"{name}.png", ROOT / "docs" / f"{name}.png")
     print(table(found))

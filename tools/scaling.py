@@ -59,7 +59,7 @@ from course_utils.training.recipes import (  # noqa: E402
     vae_recipe,
 )
 
-SAMPLER, STEPS, GUIDANCE = "ddpm", 10, 3.0  # docs/performance.md: fresh noise repairs, more steps are not more right
+SAMPLER, STEPS, GUIDANCE = "ddpm", 10, 3.0  # docs/lab_book.md: fresh noise repairs, more steps are not more right
 
 
 @dataclass(frozen=True)

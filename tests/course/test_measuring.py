@@ -168,7 +168,7 @@ def test_a_page_is_filled_between_its_marks(tmp_path: Path) -> None:
         ("docs/harder_scenes.md", "scores"),
         ("docs/harder_scenes.md", "hearing"),
         ("docs/performance.md", "bench"),
-        ("docs/performance.md", "quality"),
+        ("docs/lab_book.md", "quality"),
         ("docs/performance.md", "learning curve"),
     ],
 )
