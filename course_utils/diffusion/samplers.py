@@ -19,7 +19,7 @@ from course_utils.diffusion.reverse import (
     predict_noise,
     predict_x0,
 )
-from course_utils.diffusion.schedule import NoiseSchedule, check_inputs
+from course_utils.diffusion.schedule import NoiseSchedule, check_inputs, check_number
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
 
@@ -178,6 +178,28 @@ def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
 
 
+def as_generator(generator: torch.Generator | None) -> torch.Generator:
+    """The generator, or for None torch's own. TypeError for something else, such as a seed."""
+    generator = torch.default_generator if generator is None else generator
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator, got {generator!r:.60}; of a seed make one with "
+            "torch.Generator().manual_seed(seed)"
+        )
+    return generator
+
+
+def check_latents(x_T: Tensor, channels: int) -> None:
+    """TypeError or ValueError unless x_T is finite latents [B, channels, h, w]."""
+    if not isinstance(x_T, Tensor) or not x_T.is_floating_point():
+        given = x_T.dtype if isinstance(x_T, Tensor) else type(x_T).__name__
+        raise TypeError(f"x_T must be a floating-point tensor [B, {channels}, h, w], got {given}")
+    if x_T.ndim != 4 or 0 in x_T.shape or x_T.shape[1] != channels:
+        raise ValueError(f"x_T must be [B, {channels}, h, w], got {list(x_T.shape)}")
+    if not bool(x_T.isfinite().all()):
+        raise ValueError("x_T must be noise, standard normal, but it holds NaN or infinite numbers")
+
+
 def check_noise(noise: Tensor | None, scale: Tensor, x_t: Tensor) -> Tensor | float:
     """The noise, or 0.0 for None where its factor is 0. ValueError if missing or of another shape."""
     if noise is None:
@@ -191,8 +213,7 @@ def check_noise(noise: Tensor | None, scale: Tensor, x_t: Tensor) -> Tensor | fl
 
 def check_eta(eta: float) -> None:
     """ValueError unless 0 ≤ eta ≤ 1."""
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in 0 … 1 (0 draws no noise, 1 as much as DDPM), got {eta}")
+    check_number("eta", eta, 0, 1, " (0 draws no noise, 1 as much as DDPM)")
 
 
 def check_timesteps(schedule: NoiseSchedule, timesteps: Tensor | list[int]) -> list[int]:
