@@ -92,7 +92,7 @@ def check_probability(p: float, generator: torch.Generator) -> None:
 
 def check_guidance_scale(guidance_scale: float) -> None:
     """ValueError unless it lies in 0 … MAX_GUIDANCE; TypeError unless it is one number."""
-    if isinstance(guidance_scale, (int, float)) and guidance_scale < 0:
+    if isinstance(guidance_scale, (int, float)) and not guidance_scale >= 0:
         raise ValueError(
             f"guidance_scale must be 0 or above (0 ignores the prompt, 1 follows it, more overstates it), "
             f"got {guidance_scale}; to steer away from something, give it as the negative prompt"

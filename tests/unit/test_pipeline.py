@@ -18,6 +18,7 @@ from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
 from course_utils.pipeline import TextToImage, to_pil
 from course_utils.training import artifacts
+from course_utils.training.cards import write_card
 
 CAPTIONS = ["a dog on a red background", "on a blue background, a small cat and a zebra"] * 3
 T = 50
@@ -276,7 +277,7 @@ def test_a_unet_card_without_its_schedule_is_refused(stored):
     card = stored / "checkpoints" / "unet.json"
     values = json.loads(card.read_text())
     del values["betas"]
-    card.write_text(json.dumps(values))
+    write_card(card, values)
     with pytest.raises(ValueError, match="unet.json lacks betas"):
         TextToImage.from_pretrained(stored / "checkpoints")
 
