@@ -18,17 +18,22 @@ from course_utils.diffusion.editing import inpaint_blend, strength_timesteps
 from course_utils.diffusion.forward import add_noise
 from course_utils.diffusion.guidance import check_guidance_scale, guided
 from course_utils.diffusion.reverse import Denoiser, check_prediction_type
-from course_utils.diffusion.samplers import as_generator, check_latents, ddim_step, noise_like, sample
+from course_utils.diffusion.samplers import (
+    as_generator,
+    check_latents,
+    check_sampler,
+    ddim_step,
+    noise_like,
+    sample,
+)
 from course_utils.diffusion.schedule import NoiseSchedule, check_count, check_number
 from course_utils.models.clip import CLIP, CLIPConfig, TextEncoder
-from course_utils.models.fit import check_fit
+from course_utils.models.fit import check_fit, check_size
 from course_utils.models.tokenizer import Tokenizer, as_prompts, split_words
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
 from course_utils.pictures import Drawn, as_mask, as_pictures
 from course_utils.pictures import to_pil as to_pil
-
-MAX_SIDE = 4096  # pixels: beyond that even one picture fills most memories
 
 
 class TextToImage:
@@ -66,12 +71,12 @@ class TextToImage:
     ):
         check_prediction_type(prediction_type)
         check_fit(vae, unet, text_encoder, tokenizer)
+        check_size(size, vae, unet)
         self.vae, self.unet, self.text_encoder = vae.eval(), unet.eval(), text_encoder.eval()
         self.tokenizer, self.prediction_type = tokenizer, prediction_type
         self.schedule = schedule.to(self.device)
         self.size, self.spacing, self.steps_offset, self.last_t = size, spacing, steps_offset, last_t
         self.origin = origin
-        self._check_size(size)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None, device: str | torch.device = "cpu") -> TextToImage:
@@ -160,18 +165,10 @@ class TextToImage:
         """
         check_count("count", count)
         size = self.size if size is None else size
-        self._check_size(size)
+        check_size(size, self.vae, self.unet)
         side = size // self.vae.config.factor
         like = torch.empty(count, self.vae.config.latent_channels, side, side, device=self.device, dtype=self.dtype)
         return noise_like(like, as_generator(generator))
-
-    @property
-    def _unit(self) -> int:
-        return self.vae.config.factor * self.unet.config.factor
-
-    def _check_size(self, size: int) -> None:
-        if not isinstance(size, int) or not self._unit <= size <= MAX_SIDE or size % self._unit:
-            raise ValueError(f"size must be a multiple of {self._unit} pixels, got {size!r} (at most {MAX_SIDE:,})")
 
     def trajectory(
         self,
@@ -188,8 +185,9 @@ class TextToImage:
     ) -> Iterator[Tensor]:
         """Every latent x_t on the way from noise to picture, the last one x_0; arguments as in `__call__`."""
         generator = as_generator(generator)
+        check_sampler(sampler, eta)
         if x_T is None:
-            self._check_size(self.size if size is None else size)
+            check_size(self.size if size is None else size, self.vae, self.unet)
         else:
             check_latents(x_T, self.unet.config.latent_channels)
         last_t = self.last_t if sampler == "ddim" else -1
@@ -288,7 +286,7 @@ class TextToImage:
     ) -> tuple[Tensor, Tensor | None, torch.Generator]:
         """What image-to-image is given, converted where it is plain what is meant, and refused where it is not."""
         check_number("strength", strength, 0, 1)
-        pictures = as_pictures(pictures, self._unit).to(self.device, self.dtype)
+        pictures = as_pictures(pictures, self.vae.config.factor * self.unet.config.factor).to(self.device, self.dtype)
         mask = None if mask is None else as_mask(mask, pictures)
         return pictures, mask, as_generator(generator)
 

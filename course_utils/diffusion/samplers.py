@@ -120,12 +120,8 @@ def sample(
 
     Raises TypeError or ValueError at the call, before the denoiser has run.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {SAMPLERS}, got {sampler!r}")
+    check_sampler(sampler, eta)
     check_prediction_type(prediction_type)
-    check_eta(eta)
-    if sampler != "ddim" and eta != 0:
-        raise ValueError(f"eta belongs to the sampler 'ddim', got eta = {eta} with {sampler!r}")
     if (sampler == "ddpm" or eta > 0) and not isinstance(generator, torch.Generator):
         raise ValueError(f"'ddpm', and 'ddim' with eta > 0, want a torch.Generator, got {generator!r}")
     if timesteps is None:
@@ -209,6 +205,15 @@ def check_noise(noise: Tensor | None, scale: Tensor, x_t: Tensor) -> Tensor | fl
     if noise.shape != x_t.shape:
         raise ValueError(f"noise has shape {list(noise.shape)}, wanted x_t's, {list(x_t.shape)}")
     return noise
+
+
+def check_sampler(sampler: str, eta: float) -> None:
+    """ValueError unless there is such a sampler, and it has such an eta."""
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {SAMPLERS}, got {sampler!r}")
+    check_eta(eta)
+    if sampler != "ddim" and eta != 0:
+        raise ValueError(f"eta belongs to the sampler 'ddim', got eta = {eta} with {sampler!r}")
 
 
 def check_eta(eta: float) -> None:

@@ -139,6 +139,9 @@ def save_pipeline(
         for name in ("vocab.json", "merges.txt"):  # transformers 4 reads these, 5 writes tokenizer.json only
             shutil.copyfile(own / name, new / "tokenizer" / name)
         (new / "README.md").write_text(model_card(pipe, folder.name) if card is None else card, encoding="utf-8")
+        rights = (new / "README.md").stat().st_mode
+        for path in new.rglob("*.safetensors"):  # written for their owner alone
+            path.chmod(rights)
         if folder.exists():
             _check_free(folder, overwrite, scratch)  # nothing was put there in the meantime
             _replace(folder, new, scratch)
