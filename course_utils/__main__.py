@@ -174,7 +174,7 @@ def info() -> None:
             try:
                 metrics = json.loads(path.read_text(encoding="utf-8")).get("metrics", {})
                 scores = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, float))
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 scores = "an unreadable card"
             print(f"  {path.stem:<14}{scores}")
 
