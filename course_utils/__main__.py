@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")  # as in diffusion.samplers, which would load torch before --help
+MOST_ENLARGED = 16_384  # 64×64 pixels of the sheet: 67 million pixels in all
 PARTS = ("vae", "clip", "unet")  # as in training.parts, for the same reason
 
 
@@ -83,13 +84,22 @@ def free_path(prompt: str, seed: int, folder: Path = Path("samples")) -> Path:
     return path
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what torch cannot begin with."""
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"--seed is {str(seed)[:40]}; it should be a number of at most 18 digits")
+
+
 def check_arguments(options: argparse.Namespace) -> None:
     """Refuse what cannot work before the weights are read."""
-    for name in ("count", "steps", "scale"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} is {getattr(options, name)}; it should be 1 or more")
-    if options.guidance_scale < 0:
-        raise ValueError(f"--guidance-scale is {options.guidance_scale}; it should be 0 or more")
+    for name, most in (("count", 1024), ("steps", 1000), ("scale", 64)):
+        value = getattr(options, name)
+        if not 1 <= value <= most:
+            raise ValueError(f"--{name} is {value}; it should be 1 … {most}")
+    if options.count * options.scale**2 > MOST_ENLARGED:
+        raise ValueError(f"--count {options.count} at --scale {options.scale} makes too large a picture; lower one")
+    if not 0 <= options.guidance_scale <= 1000:
+        raise ValueError(f"--guidance-scale is {options.guidance_scale}; it should be 0 … 1000")
     if options.output is not None and options.output.exists():
         raise ValueError(f"{options.output} exists already; move it away or give --output another name")
     if options.output is not None and options.output.suffix.lower() != ".png":
@@ -164,7 +174,7 @@ def info() -> None:
             try:
                 metrics = json.loads(path.read_text(encoding="utf-8")).get("metrics", {})
                 scores = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if isinstance(v, float))
-            except (ValueError, AttributeError):
+            except (ValueError, AttributeError, RecursionError):
                 scores = "an unreadable card"
             print(f"  {path.stem:<14}{scores}")
 
@@ -173,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser().parse_args(arguments)
     try:
+        if options.command != "info":
+            check_seed(options.seed)
         if options.command == "sample":
             sample(options)
         elif options.command == "train":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,28 +17,23 @@ from tqdm.auto import tqdm
 from course_utils.diffusion.editing import inpaint_blend, strength_timesteps
 from course_utils.diffusion.forward import add_noise
 from course_utils.diffusion.guidance import check_guidance_scale, guided
-from course_utils.diffusion.reverse import Denoiser
-from course_utils.diffusion.samplers import ddim_step, noise_like, sample
-from course_utils.diffusion.schedule import NoiseSchedule
+from course_utils.diffusion.reverse import Denoiser, check_prediction_type
+from course_utils.diffusion.samplers import (
+    as_generator,
+    check_latents,
+    check_sampler,
+    ddim_step,
+    noise_like,
+    sample,
+)
+from course_utils.diffusion.schedule import NoiseSchedule, check_count, check_number
 from course_utils.models.clip import CLIP, CLIPConfig, TextEncoder
+from course_utils.models.fit import check_fit, check_size
 from course_utils.models.tokenizer import Tokenizer, as_prompts, split_words
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
-
-
-@dataclass
-class Drawn:
-    """What a pipeline call returns: PIL pictures, the latents they were decoded from, and the decoded numbers."""
-
-    images: list[Image.Image]
-    latents: Tensor  # [B, C, h, w], scaled
-    pictures: Tensor  # [B, 3, H, W] float, about in [-1, 1]
-
-
-def to_pil(pictures: Tensor) -> list[Image.Image]:
-    """Pictures [B, 3, H, W] in [-1, 1] as PIL pictures; what lies outside is cut off."""
-    numbers = ((pictures.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return [Image.fromarray(p.permute(1, 2, 0).cpu().numpy()) for p in numbers]
+from course_utils.pictures import Drawn, as_mask, as_pictures
+from course_utils.pictures import to_pil as to_pil
 
 
 class TextToImage:
@@ -54,6 +49,9 @@ class TextToImage:
         spacing, steps_offset: which timesteps a sampler visits, see `NoiseSchedule.timesteps`.
         last_t: where DDIM ends: −1, the clean picture, or 0 (Stable Diffusion 1, diffusers' set_alpha_to_one=False).
         origin: the folder or hub name that the weights came from; None if they were trained here.
+
+    Raises:
+        ValueError: parts that do not fit together.
     """
 
     def __init__(
@@ -71,6 +69,9 @@ class TextToImage:
         last_t: int = -1,
         origin: str | None = None,
     ):
+        check_prediction_type(prediction_type)
+        check_fit(vae, unet, text_encoder, tokenizer)
+        check_size(size, vae, unet)
         self.vae, self.unet, self.text_encoder = vae.eval(), unet.eval(), text_encoder.eval()
         self.tokenizer, self.prediction_type = tokenizer, prediction_type
         self.schedule = schedule.to(self.device)
@@ -85,20 +86,14 @@ class TextToImage:
             FileNotFoundError: a part is missing. ValueError: a file was cut short or altered.
         """
         from course_utils.training.artifacts import find_parts, load_model, read_card
+        from course_utils.training.cards import sampling_facts
 
         where = find_parts(folder)  # the VAE and the text encoder that this U-Net was trained with
         vae = load_model(VAE, VAEConfig, "vae", where["vae"]).to(device)
         clip = load_model(CLIP, CLIPConfig, "clip", where["clip"]).to(device)
         unet = load_model(UNet, UNetConfig, "unet", where["unet"]).to(device)
         tokenizer = Tokenizer.load(where["clip"] / "tokenizer")
-        card = read_card("unet", where["unet"])
-        if not {"betas", "prediction_type"} <= set(card):
-            raise ValueError(
-                "the card unet.json lacks betas or prediction_type, so nobody knows how to sample from these weights: "
-                "train the U-Net again (notebook 05)"
-            )
-        schedule, size = NoiseSchedule(torch.tensor(card["betas"])), card.get("size", 64)
-        return cls(vae, unet, clip.text, tokenizer, schedule, card["prediction_type"], size=size)
+        return cls(vae, unet, clip.text, tokenizer, **sampling_facts(read_card("unet", where["unet"])))
 
     @classmethod
     def from_diffusers(cls, source: str | Path, **options) -> TextToImage:
@@ -150,7 +145,7 @@ class TextToImage:
     ) -> Denoiser:
         """The guided U-Net for these prompts: a callable of (x_t, t) for any sampler."""
         check_guidance_scale(guidance_scale)
-        prompts, negative = as_prompts(prompt), as_prompts(negative_prompt or "")
+        prompts, negative = as_prompts(prompt), as_prompts("" if negative_prompt is None else negative_prompt)
         if len(negative) not in (1, len(prompts)):
             raise ValueError(f"{len(prompts)} prompts need one negative prompt or as many, got {len(negative)}")
         cond, uncond = self.encode_prompt(prompts), self.encode_prompt(negative)  # [B, L, D], [1 or B, L, D]
@@ -168,13 +163,12 @@ class TextToImage:
 
         Drawn on the generator's device, so that one on the CPU gives the same noise everywhere.
         """
+        check_count("count", count)
         size = self.size if size is None else size
-        unit = self.vae.config.factor * self.unet.config.factor
-        if size < unit or size % unit:
-            raise ValueError(f"size must be a multiple of {unit} pixels, got {size}")
+        check_size(size, self.vae, self.unet)
         side = size // self.vae.config.factor
         like = torch.empty(count, self.vae.config.latent_channels, side, side, device=self.device, dtype=self.dtype)
-        return noise_like(like, generator or torch.default_generator)
+        return noise_like(like, as_generator(generator))
 
     def trajectory(
         self,
@@ -190,6 +184,12 @@ class TextToImage:
         size: int | None = None,
     ) -> Iterator[Tensor]:
         """Every latent x_t on the way from noise to picture, the last one x_0; arguments as in `__call__`."""
+        generator = as_generator(generator)
+        check_sampler(sampler, eta)
+        if x_T is None:
+            check_size(self.size if size is None else size, self.vae, self.unet)
+        else:
+            check_latents(x_T, self.unet.config.latent_channels)
         last_t = self.last_t if sampler == "ddim" else -1
         times = self.timesteps(num_inference_steps, last_t).tolist()  # refuses a bad number before the networks run
         denoiser = self.denoiser(prompt, negative_prompt, guidance_scale)
@@ -197,8 +197,7 @@ class TextToImage:
             x_T = self.noise(len(as_prompts(prompt)), generator, size)
         steps = sample(
             denoiser, self.schedule, x_T.to(self.device, self.dtype), None, sampler=sampler, eta=eta,
-            timesteps=times + [0] * (last_t + 1), prediction_type=self.prediction_type,
-            generator=generator or torch.default_generator,
+            timesteps=times + [0] * (last_t + 1), prediction_type=self.prediction_type, generator=generator,
         )  # fmt: skip
         return _without_gradients(islice(steps, len(times)))  # a time 0 put behind is only where the last step leads
 
@@ -226,25 +225,29 @@ class TextToImage:
             options: `sampler`, `eta`, `x_T` and `size`, as in `trajectory`.
 
         Raises:
-            ValueError: steps outside 1 … T, a guidance scale below 0, an unknown sampler. TypeError: no text.
+            ValueError: steps outside 1 … T, a guidance scale outside 0 … 1000, an unknown sampler; numbers that are
+                not finite, in x_T or in the end. TypeError: no text, or a seed in the generator's place.
         """
         steps = self.trajectory(prompt, negative_prompt, num_inference_steps, guidance_scale, generator, **options)
         *_, x_0 = tqdm(steps, total=num_inference_steps, disable=not progress, leave=False)
-        return self._decoded(x_0)
+        with torch.no_grad():
+            return Drawn.of(x_0, self.vae.from_latents(x_0))
 
     @torch.no_grad()
     def image_to_image(
         self,
         prompt: str | list[str],
-        pictures: Tensor,
+        pictures: Tensor | Image.Image | list,
         strength: float = 0.6,
         negative_prompt: str | list[str] | None = None,
         num_inference_steps: int = 25,
         guidance_scale: float = 3.0,
         generator: torch.Generator | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | Image.Image | list | None = None,
     ) -> Drawn:
         """Redraw pictures [B, 3, H, W] in [-1, 1]: noise them part of the way, then denoise towards the prompt.
+
+        PIL pictures and numpy's uint8 arrays are taken, too, one or a list of them, for pictures and for the mask.
 
         Args:
             strength: 0 leaves them as they are (but for the VAE), 1 forgets them; SDEdit, arXiv 2108.01073.
@@ -253,18 +256,17 @@ class TextToImage:
 
         Raises:
             ValueError: strength outside [0, 1], steps outside 1 … T, pictures, prompts and mask that do not fit.
-            TypeError: pictures that hold whole numbers.
+            TypeError: something else in their places.
         """
+        pictures, mask, generator = self._checked(pictures, mask, strength, generator)
         timesteps = strength_timesteps(self.timesteps(num_inference_steps, self.last_t), strength).tolist()
-        if not pictures.is_floating_point():
-            raise TypeError(f"pictures must be floating point in [-1, 1], got {pictures.dtype}: see to_float")
-        latents = self.vae.to_latents(pictures.to(self.device, self.dtype)).to(self.dtype)
-        prompts = [prompt] * len(latents) if isinstance(prompt, str) else as_prompts(prompt)
-        if len(prompts) != len(latents):
-            raise ValueError(f"{len(latents)} pictures need one prompt or as many, got {len(prompts)}")
+        prompts = [prompt] * len(pictures) if isinstance(prompt, str) else as_prompts(prompt)
+        if len(prompts) != len(pictures):
+            raise ValueError(f"{len(pictures)} pictures need one prompt or as many, got {len(prompts)}")
         denoiser = self.denoiser(prompts, negative_prompt, guidance_scale)
-        redraw = None if mask is None else self._latent_mask(mask, pictures)  # [B or 1, 1, h, w]
-        noise = noise_like(latents, generator or torch.default_generator)
+        latents = self.vae.to_latents(pictures)
+        redraw = None if mask is None else F.max_pool2d(mask, self.vae.config.factor).to(latents)  # [B or 1, 1, h, w]
+        noise = noise_like(latents, generator)
         x_t = latents
         if timesteps:
             x_t = noise if strength == 1 else add_noise(self.schedule, latents, timesteps[0], noise)
@@ -276,23 +278,17 @@ class TextToImage:
                 x_t = inpaint_blend(x_t, known, redraw)
         drawn = self.vae.from_latents(x_t)
         if mask is not None:  # the decoder reads its neighbours: what was to stay is put back as it was
-            drawn = inpaint_blend(drawn, pictures.to(drawn), mask.to(drawn))
-        return Drawn(to_pil(drawn), x_t, drawn)
+            drawn = inpaint_blend(drawn, pictures, mask.to(drawn))
+        return Drawn.of(x_t, drawn)
 
-    def _latent_mask(self, mask: Tensor, pictures: Tensor) -> Tensor:
-        """A mask of pixels as a mask of latents: 1 where any of a latent's pixels is 1."""
-        if mask.ndim != 4 or mask.shape[0] not in (1, len(pictures)) or mask.shape[1:] != pictures[:, :1].shape[1:]:
-            wanted = f"[1 or {len(pictures)}, 1, {pictures.shape[2]}, {pictures.shape[3]}]"
-            raise ValueError(f"the mask must be {wanted}, as its pictures, got {list(mask.shape)}")
-        mask = mask.float().to(self.device)
-        if bool(((mask != 0) & (mask != 1)).any()):
-            raise ValueError("the mask must hold 0 (keep) and 1 (draw anew) only")
-        return F.max_pool2d(mask, self.vae.config.factor).to(self.dtype)
-
-    @torch.no_grad()
-    def _decoded(self, latents: Tensor) -> Drawn:
-        pictures = self.vae.from_latents(latents)
-        return Drawn(to_pil(pictures), latents, pictures)
+    def _checked(
+        self, pictures: Any, mask: Any, strength: float, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None, torch.Generator]:
+        """What image-to-image is given, converted where it is plain what is meant, and refused where it is not."""
+        check_number("strength", strength, 0, 1)
+        pictures = as_pictures(pictures, self.vae.config.factor * self.unet.config.factor).to(self.device, self.dtype)
+        mask = None if mask is None else as_mask(mask, pictures)
+        return pictures, mask, as_generator(generator)
 
 
 @torch.no_grad()

@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     profile = profile if given.from_nothing else profile.going_on(vae=1 / 3, unet=1.4, timestep_shift=TIMESTEP_SHIFT)
     if given.steps is not None:
         profile = replace(profile, unet_budget=replace(profile.unet_budget, steps=given.steps))
-    count = given.pictures or max(8, profile.evaluation_pictures // 4)
+    count = max(8, profile.evaluation_pictures // 4) if given.pictures is None else given.pictures
     folder = artifacts_folder(profile.name) / ("harder_scenes_from_nothing" if given.from_nothing else "harder_scenes")
     run(Settings(profile, folder, count, given.seed, given.guidance, given.start, given.from_nothing))
     if given.docs:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -30,6 +32,9 @@ def to_uint8(pictures: Tensor) -> Tensor:
         raise TypeError(f"to_uint8 wants float pictures in [-1, 1], got {pictures.dtype}")
     return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MOST_PIXELS = 64_000_000  # a large photograph; it takes a quarter of a gigabyte, and for a moment three times that
 
 _FASHION = (
     "t-shirt",
@@ -86,6 +91,7 @@ class CaptionedImages(Dataset):
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}")
+        check_side(size)
         generator = torch.Generator().manual_seed(seed)
         images, captions, attributes = torch.empty(n, 3, size, size, dtype=torch.uint8), [], []
         for i in range(n):
@@ -102,6 +108,7 @@ class CaptionedImages(Dataset):
         Each picture is cut to a centred square and resized to [3, size, size]; transparency becomes white.
         All attributes are unknown. Raises FileNotFoundError or ValueError that names the row or file to mend.
         """
+        check_side(size)
         folder = Path(path)
         pictures, captions = [], []
         for where, file_name, text in _read_metadata(folder / "metadata.jsonl"):
@@ -120,6 +127,7 @@ class CaptionedImages(Dataset):
         """
         from torchvision.datasets import FashionMNIST  # slow to import, and most never need it
 
+        check_side(size)
         try:
             source = FashionMNIST(str(root), train=train, download=download)
         except Exception as error:  # torchvision raises several kinds
@@ -131,6 +139,20 @@ class CaptionedImages(Dataset):
         captions = [with_article(_FASHION[label]) for label in source.targets.tolist()]
         gray = torch.cat([_resize(chunk, size) for chunk in source.data.split(2000)])  # [N, 1, size, size]
         return cls(gray.expand(-1, 3, -1, -1), captions)
+
+
+def data_fingerprint(data: CaptionedImages) -> str:
+    """The sha256 of pictures, captions and attributes."""
+    digest = hashlib.sha256(data.images.contiguous().numpy())
+    digest.update("\n".join(data.captions).encode())
+    digest.update(data.attributes.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def check_side(size: int) -> None:
+    """ValueError unless it is a side that a picture can have."""
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 4096:
+        raise ValueError(f"size is the side of a picture in pixels, 1 … 4096, got {size!r}")
 
 
 def _resize(gray: Tensor, size: int) -> Tensor:
@@ -156,11 +178,14 @@ def _read_metadata(path: Path) -> list[tuple[str, str, str]]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is not JSON ({error.msg}); a line is one object in braces") from error
+        except (ValueError, RecursionError) as error:  # no JSON, or a number of thousands of digits, or a deep nest
+            reason = getattr(error, "msg", error)
+            raise ValueError(f"{where} is not JSON ({reason}); a line is one object in braces") from error
         for key in ("file_name", "text"):
             if not (isinstance(row, dict) and isinstance(row.get(key), str) and row[key].strip()):
                 raise ValueError(f'{where} has no "{key}"; a row is {{"file_name": "a.png", "text": "a cat"}}')
+            if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in row[key]):
+                raise ValueError(f'{where}: "{key}" holds a character that is no text: {row[key]!r:.60}')
         rows.append((where, row["file_name"], row["text"]))
     if not rows:
         raise ValueError(f"{path} has no rows; write one for each picture")
@@ -170,17 +195,27 @@ def _read_metadata(path: Path) -> list[tuple[str, str, str]]:
 def _read_picture(folder: Path, file_name: str, size: int, where: str) -> np.ndarray:
     """One picture of the folder as uint8 [size, size, 3]."""
     path = folder / file_name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, ValueError) as error:  # too long a name, a loop of links
+        raise ValueError(f"{where} names {file_name!r:.60}, which cannot be a file here ({error})") from error
+    if not inside:
         raise ValueError(f"{where}: {file_name!r} lies outside the folder; copy it into {folder}")
-    if not path.is_file():
+    if not there:
         raise FileNotFoundError(f"{where} names {path}, which is missing; add it or take out the row")
     try:
-        with Image.open(path) as opened:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, before it is read
+            # By name, for Pillow would start Ghostscript for an EPS, whatever the file is called.
+            opened = Image.open(path, formats=FORMATS)
+        with opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise OSError(f"{opened.width} × {opened.height} pixels are too many, make it smaller")
             deep = opened.mode == "F" or opened.mode.startswith("I")  # converted, they would become white or black
             picture = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{path} cannot be read as a picture ({error}); save it again as PNG or JPEG, or take out its row"
+            f"{where}: {path} cannot be read as a picture ({error}); save it again as PNG or JPEG, or take out its row"
         ) from error
     if deep:
         raise ValueError(f"{path} has more than 8 bits a channel; save it again as an 8-bit PNG")

@@ -10,6 +10,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from course_utils.diffusion.schedule import check_number
+
+MAX_GUIDANCE = 1000  # pictures are flat long before, and far beyond it numbers overflow
+
 
 def drop_condition(context: Tensor, uncond: Tensor, p: float, generator: torch.Generator) -> Tensor:
     """Replace each sample's context by `uncond` with probability p (Ho & Salimans 2022, algorithm 1).
@@ -81,16 +85,16 @@ def check_contexts(context: Tensor, uncond: Tensor) -> None:
 
 def check_probability(p: float, generator: torch.Generator) -> None:
     """ValueError unless 0 ≤ p ≤ 1; TypeError without a generator."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"p is a probability and must lie in 0 … 1, got {p}")
+    check_number("p is a probability and", p, 0, 1)
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
 
 
 def check_guidance_scale(guidance_scale: float) -> None:
-    """ValueError unless it is 0 or above."""
-    if not guidance_scale >= 0:
+    """ValueError unless it lies in 0 … MAX_GUIDANCE; TypeError unless it is one number."""
+    if isinstance(guidance_scale, (int, float)) and not guidance_scale >= 0:
         raise ValueError(
             f"guidance_scale must be 0 or above (0 ignores the prompt, 1 follows it, more overstates it), "
             f"got {guidance_scale}; to steer away from something, give it as the negative prompt"
         )
+    check_number("guidance_scale", guidance_scale, 0, MAX_GUIDANCE)

@@ -19,7 +19,7 @@ from course_utils.diffusion.reverse import (
     predict_noise,
     predict_x0,
 )
-from course_utils.diffusion.schedule import NoiseSchedule, check_inputs
+from course_utils.diffusion.schedule import NoiseSchedule, check_inputs, check_number
 
 SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")
 
@@ -120,12 +120,8 @@ def sample(
 
     Raises TypeError or ValueError at the call, before the denoiser has run.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler must be one of {SAMPLERS}, got {sampler!r}")
+    check_sampler(sampler, eta)
     check_prediction_type(prediction_type)
-    check_eta(eta)
-    if sampler != "ddim" and eta != 0:
-        raise ValueError(f"eta belongs to the sampler 'ddim', got eta = {eta} with {sampler!r}")
     if (sampler == "ddpm" or eta > 0) and not isinstance(generator, torch.Generator):
         raise ValueError(f"'ddpm', and 'ddim' with eta > 0, want a torch.Generator, got {generator!r}")
     if timesteps is None:
@@ -178,6 +174,28 @@ def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator, device=generator.device).to(x)
 
 
+def as_generator(generator: torch.Generator | None) -> torch.Generator:
+    """The generator, or for None torch's own. TypeError for something else, such as a seed."""
+    generator = torch.default_generator if generator is None else generator
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator, got {generator!r:.60}; of a seed make one with "
+            "torch.Generator().manual_seed(seed)"
+        )
+    return generator
+
+
+def check_latents(x_T: Tensor, channels: int) -> None:
+    """TypeError or ValueError unless x_T is finite latents [B, channels, h, w]."""
+    if not isinstance(x_T, Tensor) or not x_T.is_floating_point():
+        given = x_T.dtype if isinstance(x_T, Tensor) else type(x_T).__name__
+        raise TypeError(f"x_T must be a floating-point tensor [B, {channels}, h, w], got {given}")
+    if x_T.ndim != 4 or 0 in x_T.shape or x_T.shape[1] != channels:
+        raise ValueError(f"x_T must be [B, {channels}, h, w], got {list(x_T.shape)}")
+    if not bool(x_T.isfinite().all()):
+        raise ValueError("x_T must be noise, standard normal, but it holds NaN or infinite numbers")
+
+
 def check_noise(noise: Tensor | None, scale: Tensor, x_t: Tensor) -> Tensor | float:
     """The noise, or 0.0 for None where its factor is 0. ValueError if missing or of another shape."""
     if noise is None:
@@ -189,10 +207,18 @@ def check_noise(noise: Tensor | None, scale: Tensor, x_t: Tensor) -> Tensor | fl
     return noise
 
 
+def check_sampler(sampler: str, eta: float) -> None:
+    """ValueError unless there is such a sampler, and it has such an eta."""
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {SAMPLERS}, got {sampler!r}")
+    check_eta(eta)
+    if sampler != "ddim" and eta != 0:
+        raise ValueError(f"eta belongs to the sampler 'ddim', got eta = {eta} with {sampler!r}")
+
+
 def check_eta(eta: float) -> None:
     """ValueError unless 0 ≤ eta ≤ 1."""
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in 0 … 1 (0 draws no noise, 1 as much as DDPM), got {eta}")
+    check_number("eta", eta, 0, 1, " (0 draws no noise, 1 as much as DDPM)")
 
 
 def check_timesteps(schedule: NoiseSchedule, timesteps: Tensor | list[int]) -> list[int]:

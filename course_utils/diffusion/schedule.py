@@ -227,6 +227,15 @@ def check_inputs(schedule: NoiseSchedule, t: int | Tensor, **tensors: Tensor) ->
     return schedule.check_t(t, 0, x).to(x.device).expand(x.shape[0])  # [B]
 
 
+def check_number(name: str, value: float, low: float, high: float, meaning: str = "") -> None:
+    """TypeError unless value is one number, ValueError unless it lies in low … high; `meaning` goes behind these."""
+    one = isinstance(value, (int, float, np.number)) or (isinstance(value, Tensor) and value.ndim == 0)
+    if not one:
+        raise TypeError(f"{name} must be one number, got {type(value).__name__}")
+    if not low <= value <= high:  # written so that NaN fails, too
+        raise ValueError(f"{name} must lie in {low:g} … {high:g}{meaning}, got {value}")
+
+
 def check_count(name: str, value: int, most: int | None = None) -> None:
     """ValueError unless value is a whole number from 1 to `most`."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

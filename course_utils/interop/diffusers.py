@@ -7,6 +7,7 @@ The architectures are the same, block for block; only attribute names differ. Ea
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -154,7 +155,10 @@ def vae_config_from_diffusers(values: Mapping[str, Any]) -> tuple[VAEConfig, flo
         norm_groups=given["norm_num_groups"],
     )
     _check_settings("vae", given, {**_complete({}, AutoencoderKL), **vae_config_to_diffusers(config)})
-    return config, float(given["scaling_factor"])
+    scale = given["scaling_factor"]
+    if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        raise ValueError(f"vae: scaling_factor must be a number above 0, got {scale!r:.40}")
+    return config, float(scale)
 
 
 def unet_config_from_diffusers(values: Mapping[str, Any]) -> UNetConfig:

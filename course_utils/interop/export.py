@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +76,23 @@ def scheduler_to_diffusers(pipe: TextToImage, sampler: str = "ddim") -> Any:
 
     if sampler not in SCHEDULERS:
         raise ValueError(f"sampler must be one of {tuple(SCHEDULERS)}, got {sampler!r}; see the docstring for others")
-    own: dict[str, Any] = {"set_alpha_to_one": pipe.last_t < 0}
+    # More than the class itself reads: another scheduler made from this config finds what it needs to know, too, and
+    # does not fall back on its own defaults, such as to clip latents as if they were pixels.
+    settings = {
+        "num_train_timesteps": pipe.schedule.num_train_timesteps,
+        "trained_betas": pipe.schedule.betas.tolist(),
+        "prediction_type": pipe.prediction_type,
+        "timestep_spacing": pipe.spacing,
+        "steps_offset": 1,  # StableDiffusionPipeline insists on it; only the spacing "leading" reads it
+        "set_alpha_to_one": pipe.last_t < 0,
+        "clip_sample": False,
+        "thresholding": False,
+        "rescale_betas_zero_snr": False,
+        "skip_prk_steps": True,
+    }
     if sampler == "ddpm":
-        own = {"variance_type": "fixed_small"}  # σ² = β̃, as in `ddpm_step`
-    return getattr(diffusers, SCHEDULERS[sampler])(
-        num_train_timesteps=pipe.schedule.num_train_timesteps,
-        trained_betas=pipe.schedule.betas.tolist(),
-        prediction_type=pipe.prediction_type,
-        timestep_spacing=pipe.spacing,
-        steps_offset=1,  # StableDiffusionPipeline insists on it; only the spacing "leading" reads it
-        clip_sample=False,
-        **own,
-    )
+        settings["variance_type"] = "fixed_small"  # σ² = β̃, as in `ddpm_step`
+    return getattr(diffusers, SCHEDULERS[sampler]).from_config(settings)
 
 
 def tokenizer_to_transformers(tokenizer: Tokenizer) -> Any:
@@ -122,27 +129,24 @@ def save_pipeline(
         ValueError: another sampler. FileExistsError: the folder holds something, and either `overwrite` is False or
             it is not a pipeline in diffusers' format.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser().resolve()
     _check_free(folder, overwrite)
     made = pipeline_to_diffusers(pipe, sampler)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
+    with _scratch(folder) as scratch:
+        new, own = scratch / "new", scratch / "tokenizer"
         made.save_pretrained(new, safe_serialization=True)
-        own = Path(scratch) / "tokenizer"
         pipe.tokenizer.save(own)
         for name in ("vocab.json", "merges.txt"):  # transformers 4 reads these, 5 writes tokenizer.json only
             shutil.copyfile(own / name, new / "tokenizer" / name)
         (new / "README.md").write_text(model_card(pipe, folder.name) if card is None else card, encoding="utf-8")
+        rights = (new / "README.md").stat().st_mode
+        for path in new.rglob("*.safetensors"):  # written for their owner alone
+            path.chmod(rights)
         if folder.exists():
-            _check_free(folder, overwrite)  # nothing was put there in the meantime
-            folder.rename(old)  # gone with the scratch folder
-        try:
+            _check_free(folder, overwrite, scratch)  # nothing was put there in the meantime
+            _replace(folder, new, scratch)
+        else:
             new.rename(folder)
-        except OSError:  # on Windows a file of it may be open elsewhere
-            if old.exists():
-                old.rename(folder)
-            raise
     return folder
 
 
@@ -172,10 +176,34 @@ pipe("a dog on a red background", num_inference_steps=25, guidance_scale=3.0,
 {source}"""
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder on the same disk, in the folder itself if there is one: what it lies in may not be ours to write to."""
+    place = folder if folder.exists() else folder.parent
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=place) as scratch:
+        yield Path(scratch)
+
+
+def _replace(folder: Path, new: Path, scratch: Path) -> None:
+    """Put what `new` holds in the place of what the folder holds. The folder stays: somebody may be working in it."""
+    old = scratch / "old"
+    old.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for source, target in ((folder, old), (new, folder)):
+            for path in sorted(p for p in source.iterdir() if p != scratch):
+                moved.append((path, path.rename(target / path.name)))
+    except OSError:  # on Windows a file of it may be open elsewhere
+        for before, now in reversed(moved):
+            now.rename(before)
+        raise
+
+
+def _check_free(folder: Path, overwrite: bool, but: Path | None = None) -> None:
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file; give a folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not any(path != but for path in folder.iterdir()):
         return
     if not overwrite:
         raise FileExistsError(f"{folder} holds files already: give another folder, or overwrite=True")

@@ -5,7 +5,6 @@ Only JSON, text and safetensors are ever read or fetched, never a pickle.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+
+from course_utils import files
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHTS = {"vae": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -78,13 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A config file. Raises FileNotFoundError naming it, ValueError if it holds no JSON object."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path.parent.name}/{path.name}: not a folder in diffusers' format")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.parent.name}/{path.name} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path.parent.name}/{path.name} holds a {type(values).__name__}, not an object")
-    return values
+    return files.read_json(path, "fetch it again", f"{path.parent.name}/{path.name}")
 
 
 def weights_name(part: str, variant: str | None) -> str:

@@ -24,7 +24,7 @@ from course_utils.interop.diffusers import (
 from course_utils.interop.renaming import fitted
 from course_utils.interop.transformers import text_config_from_transformers, text_names, text_state_without_prefix
 from course_utils.models.clip import TextEncoder
-from course_utils.models.tokenizer import END, Tokenizer
+from course_utils.models.tokenizer import END, Tokenizer, stored_length
 from course_utils.models.unet import UNet
 from course_utils.models.vae import VAE
 from course_utils.pipeline import TextToImage
@@ -124,8 +124,11 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":
         raise ValueError(f"tokenizer: {model.get('type')!r} with {model.get('end_of_word_suffix')!r} is not CLIP's")
     merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-    length = config.get("model_max_length", 77)
-    return Tokenizer([(first, second) for first, second in merges], model["vocab"], min(length, 77))
+    try:
+        length = min(stored_length(config), 77)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"tokenizer: tokenizer_config.json is damaged, {error}: fetch it again") from None
+    return Tokenizer([(first, second) for first, second in merges], model["vocab"], length)
 
 
 def load_pipeline(
@@ -153,12 +156,8 @@ def load_pipeline(
     vae = load_vae(folder, variant=variant, dtype=dtype, device=device)
     text_encoder = load_text_encoder(folder, variant=variant, dtype=dtype, device=device)
     tokenizer = load_tokenizer(folder)
-    if len(tokenizer) > text_encoder.config.vocab_size:
-        raise ValueError(f"{len(tokenizer)} tokens, but the text encoder knows {text_encoder.config.vocab_size}")
-    if text_encoder.config.width != unet.config.context_width:
-        widths = f"{text_encoder.config.width} numbers a token, the U-Net reads {unet.config.context_width}"
-        raise ValueError(f"text encoder and U-Net do not fit together: the one gives {widths}")
-    size = (unet_values.get("sample_size") or 64) * vae.config.factor
+    size = unet_values.get("sample_size")
+    size = (64 if size is None else size) * vae.config.factor
     return TextToImage(vae, unet, text_encoder, tokenizer, schedule, size=size, origin=str(source), **sampling)
 
 

@@ -18,9 +18,14 @@ def choose_device() -> torch.device:
     wanted = os.environ.get("COURSE_DEVICE", "")
     if wanted:
         try:
-            return torch.device(wanted)
-        except RuntimeError as error:
-            raise ValueError(f"COURSE_DEVICE is {wanted!r}; give cpu, cuda, cuda:1 or mps") from error
+            device = torch.device(wanted)
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # each backend has its own
+            raise ValueError(
+                f"COURSE_DEVICE is {wanted!r}, and torch cannot compute there; give cpu, cuda, cuda:1 or mps, one that "
+                "this machine has, or leave it out"
+            ) from error
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():

@@ -27,6 +27,7 @@ def byte_symbols() -> dict[int, str]:
 
 
 BYTE_SYMBOLS = byte_symbols()
+SYMBOL_BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
 
 
 def word_symbols(word: str) -> tuple[str, ...]:
@@ -93,3 +94,16 @@ def bpe(word: str, ranks: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
         if not known:
             return symbols
         symbols = merge_pair(symbols, min(known, key=ranks.__getitem__))
+
+
+def check_vocabulary(vocabulary: Mapping[str, int], special: Sequence[str]) -> None:
+    """ValueError unless all pieces but the special ones are byte symbols, and the ids are 0, 1, 2 … in some order."""
+    for piece, i in vocabulary.items():
+        if isinstance(i, bool) or not isinstance(i, int):
+            raise ValueError(f"the id of {piece!r} must be a whole number, got {i!r:.40}")
+        if piece not in special and not all(symbol in SYMBOL_BYTES for symbol in piece.removesuffix(WORD_END)):
+            raise ValueError(f"the piece {piece!r:.40} has letters that stand for no byte")
+    ids = set(vocabulary.values())
+    if ids != set(range(len(vocabulary))):
+        wrong = min(set(range(len(vocabulary))) - ids)
+        raise ValueError(f"the ids of {len(vocabulary)} pieces must be 0 … {len(vocabulary) - 1}, but none has {wrong}")

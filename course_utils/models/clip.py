@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.models.clip_transformer import causal_mask, transformer_blocks
+from course_utils.models.sizes import WIDEST, check_sizes
 
 
-def check_sizes(config: CLIPTextConfig | CLIPVisionConfig) -> None:
-    """Raise ValueError unless every size is a positive int and the heads divide the width."""
-    for name, value in asdict(config).items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{type(config).__name__}.{name} must be a positive int, got {value!r}")
+def check_encoder(config: CLIPTextConfig | CLIPVisionConfig) -> None:
+    """Raise ValueError unless the sizes can be, and the heads divide the width."""
+    check_sizes(config)
     if config.width % config.heads:
         raise ValueError(f"width must be a multiple of heads, got {config.width} and {config.heads}")
 
@@ -37,7 +36,7 @@ class CLIPTextConfig:
     mlp_ratio: int = 4  # hidden width of the MLP, in widths
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        check_encoder(self)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class CLIPVisionConfig:
     mlp_ratio: int = 4
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        check_encoder(self)
         if self.image_size % self.patch_size:
             sizes = f"{self.image_size} and {self.patch_size}"
             raise ValueError(f"image_size must be a multiple of patch_size, got {sizes}")
@@ -67,6 +66,10 @@ class CLIPConfig:
     vision: CLIPVisionConfig = CLIPVisionConfig()
     embed_dim: int = 768
     logit_scale_init: float = math.log(1 / 0.07)
+
+    def __post_init__(self) -> None:
+        if type(self.embed_dim) is not int or not 1 <= self.embed_dim <= WIDEST:
+            raise ValueError(f"embed_dim must be 1 or more, whole and at most {WIDEST:,}, got {self.embed_dim!r:.60}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dicts, ready for JSON."""

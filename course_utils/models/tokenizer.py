@@ -5,26 +5,40 @@ A text is cleaned and put in lower case, split into words, and each word into th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import regex
 import torch
 from torch import Tensor
 
-from course_utils.models.bpe import BYTE_SYMBOLS, WORD_END, bpe, learn_merges, word_symbols
+from course_utils.files import read_json, replacing
+from course_utils.models.bpe import (
+    BYTE_SYMBOLS,
+    SYMBOL_BYTES,
+    WORD_END,
+    bpe,
+    check_vocabulary,
+    learn_merges,
+    word_symbols,
+)
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPECIAL_TOKENS = regex.compile(r"(<\|startoftext\|>|<\|endoftext\|>)")
 WHITE_SPACE = regex.compile(r"\p{White_Space}+")
 # A word is the tail of an English contraction, a run of letters, one digit, or a run of other signs.
 WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^ \p{L}\p{N}]+")
-SYMBOL_BYTES = {symbol: byte for byte, symbol in BYTE_SYMBOLS.items()}
+# Signs that follow a special token in capitals, which is none, do not join its last ones: so in CLIPTokenizer.
+CAPITALS = regex.compile(rf"{SPECIAL_TOKENS.pattern}|{WORDS.pattern}")
+REMEDY = "restore the tokenizer's files"
 
 
 def clean_text(text: str) -> str:
@@ -36,7 +50,8 @@ def clean_text(text: str) -> str:
 
 def split_words(text: str) -> list[str]:
     """The words of a text, cleaned: "It's a  Dog!" -> ["it", "'s", "a", "dog", "!"]."""
-    return WORDS.findall(clean_text(text))
+    words = [match[0] for match in CAPITALS.finditer(clean_text(text))]
+    return [part for word in words for part in (WORDS.findall(word) if word in (START, END) else [word])]
 
 
 def build_vocabulary(merges: Iterable[tuple[str, str]]) -> dict[str, int]:
@@ -75,6 +90,12 @@ def check_int(name: str, value: int, least: int, why: str) -> int:
     return value
 
 
+def stored_length(config: Mapping[str, Any]) -> int:
+    """The max_length that a tokenizer_config.json asks for; CLIP's 77 if it sets none, or no limit."""
+    length = check_int("model_max_length", config.get("model_max_length", 77), 2, "the start and the end token")
+    return length if length <= 1_000_000 else 77  # transformers writes 10**30 for "no limit"
+
+
 class Tokenizer:
     """Text to token ids and back. Make one with `Tokenizer.train` or `Tokenizer.load`.
 
@@ -99,6 +120,7 @@ class Tokenizer:
         missing = [piece for piece in expected if piece not in self.vocabulary]
         if missing:
             raise ValueError(f"the vocabulary lacks {len(missing)} of the pieces, first {missing[0]!r}")
+        check_vocabulary(self.vocabulary, special=(START, END))
         self.max_length = check_int("max_length", max_length, 2, "the start and the end token")
         self.start_id, self.end_id = self.vocabulary[START], self.vocabulary[END]
         self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
@@ -107,6 +129,12 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return len(self.vocabulary)
+
+    @property
+    def sha256(self) -> str:
+        """The checksum, 64 hexadecimal digits, of all that `encode` depends on."""
+        facts = [self.merges, sorted(self.vocabulary.items()), self.max_length]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, max_length: int = 77) -> Tokenizer:
@@ -214,10 +242,11 @@ class Tokenizer:
         return spelled.decode("utf-8", errors="replace")  # a cut can go through a character of several bytes
 
     def save(self, folder: str | Path) -> None:
-        """Write vocab.json, merges.txt and tokenizer_config.json, as transformers' CLIPTokenizer reads
-        them."""
+        """Write vocab.json, merges.txt and tokenizer_config.json, as transformers' CLIPTokenizer reads them.
+
+        None takes its place before all are written, so that a full disk leaves the old ones.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         names = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
         config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": self.max_length, **names}
         merges = [f"{first} {second}" for first, second in self.merges]
@@ -226,37 +255,40 @@ class Tokenizer:
             "merges.txt": "\n".join(["#version: 0.2", *merges]),
             "tokenizer_config.json": json.dumps(config, indent=2),
         }
-        for name, content in files.items():
-            # As bytes, so that line ends are the same on all systems.
-            (folder / name).write_bytes(f"{content}\n".encode())
+        with ExitStack() as stack:
+            for name, content in files.items():
+                # As bytes, so that line ends are the same on all systems.
+                stack.enter_context(replacing(folder / name)).write_bytes(f"{content}\n".encode())
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
         """Read what `save` wrote, or the tokenizer folder of a Stable Diffusion 1 checkpoint.
 
-        Raises FileNotFoundError naming the missing file, ValueError if vocabulary and merges do not fit
-        together.
+        Raises FileNotFoundError naming the missing file, ValueError if one is damaged or they do not fit together.
         """
         folder = Path(folder)
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}, which a tokenizer is read from")
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+        try:
+            lines = (folder / "merges.txt").read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{folder.name}/merges.txt is not UTF-8 ({error.reason}): {REMEDY}") from None
         merges = []
         for line in lines:
             if not line or line.startswith("#version"):
                 continue
             first, _, second = line.partition(" ")
             if not first or not second or " " in second:
-                raise ValueError(f"merges.txt: a merge is two pieces and a space, got {line!r}")
+                raise ValueError(f"{folder.name}/merges.txt: a merge is two pieces and a space, got {line!r}: {REMEDY}")
             merges.append((first, second))
-        vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+        vocabulary = read_json(folder / "vocab.json", REMEDY, f"{folder.name}/vocab.json")
         config_file = folder / "tokenizer_config.json"
-        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-        max_length = config.get("model_max_length", 77)
-        if max_length > 1_000_000:  # transformers writes 10**30 for "no limit"
-            max_length = 77
-        return cls(merges, vocabulary, max_length)
+        config = read_json(config_file, REMEDY, f"{folder.name}/{config_file.name}") if config_file.is_file() else {}
+        try:
+            return cls(merges, vocabulary, stored_length(config))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the tokenizer in {folder} is damaged, {error}: {REMEDY}") from None
 
     @classmethod
     def from_pretrained(cls, source: str) -> Tokenizer:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.models.layers import Downsample, ResidualBlock, Upsample, init_convolutions
+from course_utils.models.sizes import as_levels, check_sizes
 from course_utils.models.transformer import SpatialTransformer
 
 
@@ -30,12 +31,11 @@ class UNetConfig:
     norm_groups: int = 32
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        object.__setattr__(self, "attention", tuple(self.attention))
-        if not self.channels or len(self.channels) != len(self.attention):
+        object.__setattr__(self, "channels", as_levels("channels", self.channels))
+        object.__setattr__(self, "attention", as_levels("attention", self.attention, bool))
+        if len(self.channels) != len(self.attention):
             raise ValueError(f"one entry a level is wanted: channels={self.channels}, attention={self.attention}")
-        if min(self.layers_per_block, self.latent_channels, self.heads, self.norm_groups, self.context_width) < 1:
-            raise ValueError(f"layers, channels, heads, groups and widths must be 1 or more: {self}")
+        check_sizes(self)
         if any(c % self.norm_groups or c % self.heads for c in self.channels):
             raise ValueError(
                 f"each of channels={self.channels} must be a multiple of norm_groups={self.norm_groups} "

@@ -21,6 +21,7 @@ from course_utils.models.layers import (
     to_picture,
     to_tokens,
 )
+from course_utils.models.sizes import as_levels, check_sizes
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,9 @@ class VAEConfig:
     norm_groups: int = 8
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        if min(self.layers_per_block, self.latent_channels, self.norm_groups) < 1:
-            raise ValueError(f"layers, channels and groups must be 1 or more: {self}")
-        if not self.channels or any(c % self.norm_groups for c in self.channels):
+        object.__setattr__(self, "channels", as_levels("channels", self.channels))
+        check_sizes(self)
+        if any(c % self.norm_groups for c in self.channels):
             raise ValueError(f"each of channels={self.channels} must be a multiple of norm_groups={self.norm_groups}")
 
     @property
@@ -171,7 +171,8 @@ class DiagonalGaussian:
     """
 
     def __init__(self, moments: Tensor):
-        self.mean, log_variance = moments.float().chunk(2, dim=1)
+        exact = torch.promote_types(moments.dtype, torch.float32)  # exp() in half precision would be coarse
+        self.mean, log_variance = moments.to(exact).chunk(2, dim=1)
         self.log_variance = log_variance.clamp(-30.0, 20.0)  # exp() stays finite, as in Stable Diffusion
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -241,10 +242,13 @@ class VAE(nn.Module):
         return self.decoder(self.post_quant_conv(z))
 
     def to_latents(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Pictures to scaled latents, as the diffusion model sees them; a sample with a generator, else the mean."""
+        """Pictures to scaled latents, as the diffusion model sees them; a sample with a generator, else the mean.
+
+        In the pictures' own precision, so that `from_latents` can take them back.
+        """
         gaussian = self.encode(x)
         z = gaussian.mode() if generator is None else gaussian.sample(generator)
-        return z * self.latent_scale
+        return (z * self.latent_scale).to(x.dtype)
 
     def from_latents(self, z: Tensor) -> Tensor:
         """Scaled latents to pictures."""

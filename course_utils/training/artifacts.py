@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 import warnings
@@ -22,6 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from course_utils import __version__
+from course_utils.models.tokenizer import Tokenizer
+from course_utils.training.cards import REMEDY, check_card, write_card
 from course_utils.training.profiles import get_profile
 from course_utils.training.state import write_safely
 
@@ -71,6 +72,8 @@ def save_artifact(
 ) -> Path:
     """Write `<name>.safetensors` and `<name>.json`, each whole or not at all.
 
+    The card of CLIP holds the checksum of the tokenizer beside it, too: save that first.
+
     Args:
         name: "vae", "clip", "unet", "judge" …
         model: its state dict is stored in float32, its `config` in the card unless one is given.
@@ -80,11 +83,17 @@ def save_artifact(
 
     Returns:
         The path of the weights.
+
+    Raises:
+        ValueError: a weight is NaN or infinite. OSError: nothing can be written there.
     """
     folder = artifacts_folder() if folder is None else Path(folder)
     path = folder / f"{name}.safetensors"
     config = getattr(model, "config", None) if config is None else config
     state = {k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    check_numbers(state, f"the {name} is not saved", "train it again, at a lower learning rate")
+    if name == "clip" and (folder / "tokenizer").is_dir():
+        facts["tokenizer"] = Tokenizer.load(folder / "tokenizer").sha256
     write_safely(path, state, {"class": type(model).__name__})
     card = {
         "name": name,
@@ -103,14 +112,6 @@ def save_artifact(
     }
     write_card(folder / f"{name}.json", card)
     return path
-
-
-def write_card(path: Path, card: dict) -> None:
-    """Store a card as readable JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def find_artifact(name: str, folder: str | Path | None = None) -> Path:
@@ -135,28 +136,22 @@ def read_card(name: str, folder: str | Path | None = None) -> dict:
     """The card of a part, without reading its weights.
 
     Raises:
-        FileNotFoundError: there is no such part, or its card is missing. ValueError: the card cannot be read.
+        FileNotFoundError: there is no such part, or its card is missing. ValueError: the card is damaged.
     """
     path = find_artifact(name, folder) / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{name}.safetensors lies there without its card {path.name}: train it again or restore both"
         )
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # bad JSON, or bytes that are no text
-        raise ValueError(f"the card {path.name} is not JSON ({error}): train the part again or restore it") from None
-    if not isinstance(card, dict):
-        raise ValueError(f"the card {path.name} holds a {type(card).__name__}, not an object: train the part again")
-    return card
+    return check_card(path)
 
 
 def load_artifact(name: str, folder: str | Path | None = None) -> tuple[dict[str, Tensor], dict]:
-    """Weights and card of a part, checked against the card's sha256.
+    """Weights and card of a part, checked against the card's checksums; of CLIP's tokenizer, too.
 
     Raises:
-        FileNotFoundError: there is none, or its card is missing.
-        ValueError: the file was cut short or altered since its card was written.
+        FileNotFoundError: there is none, or its card or its tokenizer is missing.
+        ValueError: a file was cut short or altered since the card was written, or holds NaN.
     """
     folder = find_artifact(name, folder)
     card = read_card(name, folder)
@@ -167,10 +162,26 @@ def load_artifact(name: str, folder: str | Path | None = None) -> tuple[dict[str
             f"{path.name} is not the file its card describes (sha256 {found[:12]}…, the card says "
             f"{str(card.get('sha256'))[:12]}…): it was cut short or altered. Train it again or restore it."
         )
+    if "tokenizer" in card and Tokenizer.load(folder / "tokenizer").sha256 != card["tokenizer"]:
+        raise ValueError(
+            f"the tokenizer in {folder.name}/tokenizer is not the one that {path.name} was trained with: restore the "
+            "two together, or train CLIP again (notebook 04)"
+        )
     try:
-        return load_file(path), card
+        state = load_file(path)
     except SafetensorError as error:  # a card written for a file that was broken from the start
         raise ValueError(f"{path.name} is not a safetensors file ({error}): train the part again") from None
+    check_numbers(state, f"{path.name} cannot be used", REMEDY)
+    return state, card
+
+
+def check_numbers(state: dict[str, Tensor], what: str, remedy: str) -> None:
+    """ValueError if a weight is NaN or infinite, or the scale of latents is not above 0."""
+    wrong = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if wrong:
+        raise ValueError(f"{what}, {wrong[0]} holds NaN or infinite numbers: {remedy}")
+    if not bool((state.get("latent_scale", torch.ones(1)) > 0).all()):
+        raise ValueError(f"{what}, latent_scale is {state['latent_scale'].item():g}: {remedy}")
 
 
 def load_model(model_class: type[Model], config_class: type, name: str, folder: str | Path | None = None) -> Model:
@@ -184,15 +195,26 @@ def load_model(model_class: type[Model], config_class: type, name: str, folder: 
     from_dict = getattr(config_class, "from_dict", None)
     try:
         config = from_dict(card["config"]) if from_dict else config_class(**card["config"])
+        check_shapes(model_class, config, state)
         model = model_class(config)
         model.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{name}.safetensors and its card do not describe a {model_class.__name__} ({reason}): train it again"
         ) from error
     print(f"{name}: from {describe(where, card)}")
     return model.eval()
+
+
+def check_shapes(model_class: type[nn.Module], config: Any, state: dict[str, Tensor]) -> None:
+    """ValueError unless the weights are those of such a model, of which no memory is taken to find out."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        wanted = {name: list(value.shape) for name, value in model_class(config).state_dict().items()}
+    given = {name: list(value.shape) for name, value in state.items()}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise ValueError(f"{name} is {given.get(name, 'missing')}, and {wanted.get(name, 'unknown')} in the card")
 
 
 def fingerprints(*names: str, folder: str | Path | None = None) -> dict[str, str]:
@@ -235,6 +257,7 @@ def find_parts(folder: str | Path | None = None) -> dict[str, Path]:
 def describe(where: Path, card: dict) -> str:
     """One line about a part for the reader: which folder, how long it was trained, its scores."""
     own = "your own training" if where.name != "checkpoints" else "the course's checkpoints"
-    scores = ", ".join(f"{k} {v:.4g}" for k, v in list(card.get("metrics", {}).items())[:2])
+    numbers = [(k, v) for k, v in card.get("metrics", {}).items() if isinstance(v, (int, float))]
+    scores = ", ".join(f"{k} {v:.4g}" for k, v in numbers[:2])
     steps = f", {card['steps']:,} steps" if "steps" in card else ""
     return f"{own} ({where.name}/{card['name']}.safetensors{steps}{', ' + scores if scores else ''})"

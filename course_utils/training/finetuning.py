@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_utils.data.batches import CaptionedImages
+from course_utils.data.batches import CaptionedImages, data_fingerprint
 from course_utils.diffusion.reverse import denoising_loss
+from course_utils.files import only_run
 from course_utils.models.clip import CLIP, TextEncoder
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet
@@ -27,7 +28,6 @@ from course_utils.training.artifacts import LICENSE
 from course_utils.training.loop import History
 from course_utils.training.parts import (
     Parts,
-    data_fingerprint,
     finished,
     latent_scale,
     load_part,
@@ -156,7 +156,7 @@ def finetune_parts(
             return load_part(name, parts, folder, device)
         made = recipe()
         history: History = train_recipe(
-            made, seed=seed, folder=folder / "training" / key, precision=precision, **options
+            made, seed=seed, folder=folder / "training" / key, precision=precision, keep_state=True, **options
         )
         parts.losses[name], parts.seconds[name] = history.losses, round(history.seconds, 1)
         parts.metrics[name] = {"loss": history.smoothed(100)[-1]}
@@ -175,8 +175,6 @@ def finetune_parts(
         parts.vae = recipe.network
         parts.vae.latent_scale.fill_(latent_scale(parts.vae, data, seed))
 
-    take("vae", [weights_fingerprint(start.vae), profile.vae_beta], old_vae, keep_vae)
-
     def old_unet() -> Recipe:
         parts.tokenizer, parts.clip = tokenizer, clip.to(device)
         both = ReadingUNet(copy.deepcopy(start.unet), parts.clip.text).to(device)
@@ -188,11 +186,13 @@ def finetune_parts(
         note = "its text encoder was trained on with the U-Net"
         save_part("clip", parts, folder, profile=profile.name, note=note, license=license)
 
-    before = [weights_fingerprint(m) for m in (start.unet, start.clip, parts.vae)]
-    take("unet", [*before, profile.vocab_size, *denoising_facts(profile)], old_unet, keep_unet)
-    if parts.clip is None:  # the U-Net was there already
-        load_part("clip", parts, folder, device)
-        del parts.metrics["clip"], parts.seconds["clip"]  # it has none of its own
+    with only_run(folder / ".lock"):
+        take("vae", [weights_fingerprint(start.vae), profile.vae_beta], old_vae, keep_vae)
+        before = [weights_fingerprint(m) for m in (start.unet, start.clip, parts.vae)]
+        take("unet", [*before, profile.vocab_size, *denoising_facts(profile)], old_unet, keep_unet)
+        if parts.clip is None:  # the U-Net was there already
+            load_part("clip", parts, folder, device)
+            del parts.metrics["clip"], parts.seconds["clip"]  # it has none of its own
     return parts
 
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.files import check_room, only_run
 from course_utils.training.interrupt import held_interrupts
-from course_utils.training.muon import Muon, split_parameters
+from course_utils.training.muon import make_optimizers
 from course_utils.training.processes import (
     anywhere,
     check_same_start,
@@ -123,28 +124,6 @@ def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
         a.copy_(b)
 
 
-def make_optimizers(
-    model: nn.Module,
-    lr: float,
-    muon_lr: float | None,
-    betas: tuple[float, float],
-    weight_decay: float,
-    precision: str = "float32",
-) -> list[torch.optim.Optimizer]:
-    """AdamW for every parameter, or AdamW and Muon for a part each; `initial_lr` in each group is its peak rate."""
-    hidden, rest = split_parameters(model) if muon_lr is not None else ([], list(model.parameters()))
-    optimizers: list[torch.optim.Optimizer] = []
-    if rest:
-        fused = rest[0].device.type != "mps"
-        optimizers.append(torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused))
-    if hidden and muon_lr is not None:
-        optimizers.append(Muon(hidden, lr=muon_lr, dtype=torch.bfloat16 if precision == "bf16" else torch.float32))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-    return optimizers
-
-
 def train(
     model: nn.Module,
     loss: Loss,
@@ -166,6 +145,7 @@ def train(
     previews: int = 8,
     save_seconds: float = 30.0,
     restart: bool = False,
+    keep_state: bool = False,
     accelerator: Accelerator | None = None,
 ) -> History:
     """Train `model` in place; at the end it holds the averaged weights (with `ema=None`, the last ones).
@@ -185,11 +165,15 @@ def train(
         precision: "auto", "float32", "bf16", "fp16" for the forward pass.
         preview: called about `previews` times, and at the end, with (step, averaged model in eval mode, losses so far).
         restart: ignore a saved state and begin afresh.
+        keep_state: leave the state of the finished run, from which the same call has its result at once, for the caller
+            to delete when that is safe. By default the run deletes it.
         accelerator: for several processes that make this call together, with a `Recipe` as the loss. Only the main
             one prints, previews and saves; a state saved by any number of processes is continued by any other.
 
     Raises:
         TrainingDiverged: the loss is not a finite number; what was saved before stays.
+        OSError: there is no room for the state, or another run saves it there. If later a save fails, that is said, and
+            the training goes on.
         KeyboardInterrupt: after the step at hand is done and saved, so that the same call goes on from there. A second
             Ctrl-C does not wait for the step, and the call goes on from what was saved before.
     """
@@ -225,16 +209,26 @@ def train(
     check_same_start(start, accelerator)
     main = is_main(accelerator)
     every = max(1, steps // max(1, previews))
+    lock = only_run(path.with_suffix(".lock")) if path and main else nullcontext()
+    if path and main:  # weights, their average and two numbers of AdamW's
+        check_room(path.parent, 4 * sum(p.numel() * p.element_size() for p in model.parameters()))
 
-    def save(done: int) -> None:
-        if path and main:
-            save_state(path, settings, done, model, average, optimizers, generator, scaler, history)
+    def save(done: int) -> bool:
+        try:
+            if path and main:
+                save_state(path, settings, done, model, average, optimizers, generator, scaler, history)
+        except OSError as error:
+            bar.say(f"{name}: step {done} could not be saved. {error}")
+            return False
+        return True
 
     model.train()
     parameters = list(model.parameters())
     begun, saved = time.perf_counter() - history.seconds, time.perf_counter()
     done, step = start, start - 1
-    with only_main_prints(accelerator), held_interrupts() as interrupted, progress_bar(name, start, steps) as bar:
+    with (
+        only_main_prints(accelerator), lock, held_interrupts() as interrupted, progress_bar(name, start, steps) as bar
+    ):  # fmt: skip
         try:
             for step in range(start, steps):
                 for optimizer in optimizers:
@@ -273,15 +267,18 @@ def train(
             if path and step == done:  # a part of the state is ahead of the other
                 kept = "in the middle of the next one; the same call goes on from what was saved before, if anything."
             elif path:
-                save(done)
-                kept = f"saved to {path.parent.name}/{path.name}; the same call goes on from here."
+                kept = "and that is lost."
+                if save(done):
+                    kept = f"saved to {path.parent.name}/{path.name}; the same call goes on from here."
             bar.note(f"{name}: stopped at step {done} of {steps}, {kept}")
             wait(accelerator)  # a process that ends early may take the one that saves with it
             raise
+        if keep_state and start < steps:
+            save(done)
     if ema is not None:
         model.load_state_dict(average.state_dict())
     model.eval()
-    if path and main:
+    if path and main and not keep_state:
         path.unlink(missing_ok=True)
     return history
 

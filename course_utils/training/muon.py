@@ -83,3 +83,25 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
         outer = "conv_in." in name or "conv_out." in name or id(p) in tables or p.ndim < 2 or "position" in name
         (rest if outer else hidden).append(p)
     return hidden, rest
+
+
+def make_optimizers(
+    model: nn.Module,
+    lr: float,
+    muon_lr: float | None,
+    betas: tuple[float, float],
+    weight_decay: float,
+    precision: str = "float32",
+) -> list[torch.optim.Optimizer]:
+    """AdamW for every parameter, or AdamW and Muon for a part each; `initial_lr` in each group is its peak rate."""
+    hidden, rest = split_parameters(model) if muon_lr is not None else ([], list(model.parameters()))
+    optimizers: list[torch.optim.Optimizer] = []
+    if rest:
+        fused = rest[0].device.type != "mps"
+        optimizers.append(torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused))
+    if hidden and muon_lr is not None:
+        optimizers.append(Muon(hidden, lr=muon_lr, dtype=torch.bfloat16 if precision == "bf16" else torch.float32))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from course_utils.data.batches import CaptionedImages
+from course_utils.data.batches import CaptionedImages, data_fingerprint
 from course_utils.diffusion.schedule import NoiseSchedule
+from course_utils.files import only_run
 from course_utils.models.clip import CLIP, CLIPConfig
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet, UNetConfig
@@ -117,6 +119,7 @@ def train_parts(
 
     Raises:
         ValueError: an unknown part, data that do not fit the profile. FileNotFoundError: a needed part is nowhere.
+        OSError: nothing can be written to the folder, or another run is writing there.
     """
     check_which(which)
     check_pictures(profile, data)
@@ -125,11 +128,12 @@ def train_parts(
     for name in which:
         check_batch_size(getattr(profile, f"{name}_budget").batch_size, accelerator)
     folder = None if folder is None else Path(folder)
+    lock = only_run(folder / ".lock") if main and folder else nullcontext()
     parts = Parts() if given is None else dataclasses.replace(given, metrics={}, seconds={}, losses={})
     precision = from_main(best_precision(device.type) if precision == "auto" else precision, accelerator)
     content = data_fingerprint(data) if folder else ""
 
-    with only_main_prints(accelerator):
+    with only_main_prints(accelerator), lock:
         for name in [n for n in NAMES if n not in which and "unet" in which]:
             _take(name, parts, folder, main, device)
         wait(accelerator)
@@ -150,6 +154,7 @@ def train_parts(
                 accelerator=accelerator,
                 restart=restart,
                 precision=precision,
+                keep_state=True,
                 **options,
             )
             if name == "vae":
@@ -173,14 +178,6 @@ def check_which(which: Sequence[str]) -> None:
     """ValueError unless it names one part or more, and no others."""
     if not which or set(which) - set(NAMES):
         raise ValueError(f"the parts are {', '.join(NAMES)}; name one or more, got {list(which)}")
-
-
-def data_fingerprint(data: CaptionedImages) -> str:
-    """The sha256 of pictures, captions and attributes."""
-    digest = hashlib.sha256(data.images.contiguous().numpy())
-    digest.update("\n".join(data.captions).encode())
-    digest.update(data.attributes.contiguous().numpy())
-    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -227,7 +224,7 @@ def _key(name: str, profile: Profile, seed: int, content: str, folder: Path | No
 def save_trained(
     name: str, parts: Parts, folder: Path, *, profile: Profile, size: int, seed: int, key: str, license: str
 ) -> None:
-    """Save a part just trained, its card with how it came about, and drop the state of its run (`training/<key>`)."""
+    """Save a part just trained, its card with how it came about, and only then drop the state of its run."""
     facts = {"profile": profile.name, "steps": len(parts.losses[name]), "seconds": parts.seconds[name]}
     facts |= {"seed": seed, "made_from": key, "license": license}
     if name == "unet":  # what drawing with it needs to know
@@ -243,9 +240,19 @@ def save_trained(
 
 
 def finished(name: str, folder: Path, key: str) -> bool:
-    """Whether that part lies there, made from just what `key` stands for."""
-    there = (folder / f"{name}.safetensors").exists() and (folder / f"{name}.json").exists()
-    return there and read_card(name, folder).get("made_from") == key
+    """Whether that part lies there, whole and made from just what `key` stands for; a line where it is damaged."""
+    if not all((folder / f"{name}{ending}").exists() for ending in (".safetensors", ".json")):
+        return False
+    try:
+        if read_card(name, folder).get("made_from") != key:
+            return False
+        load_artifact(name, folder)
+        if name == "clip":
+            Tokenizer.load(folder / "tokenizer")
+        return True
+    except (ValueError, FileNotFoundError) as error:  # its tokenizer may be the one that is missing
+        print(f"{name}: trained again. {error}")
+        return False
 
 
 def load_part(name: str, parts: Parts, folder: Path, device: torch.device) -> None:
@@ -267,10 +274,10 @@ def load_parts(folder: str | Path | None = None, device: str | torch.device = "c
 
 
 def save_part(name: str, parts: Parts, folder: Path, **facts: Any) -> None:
-    """Write a part and its card; CLIP's tokenizer lies beside it."""
-    save_artifact(name, getattr(parts, name), folder=folder, metrics=parts.metrics.get(name), **facts)
+    """Write a part and its card, and before them CLIP's tokenizer: if all stops in between, the old card tells."""
     if name == "clip" and parts.tokenizer is not None:
         parts.tokenizer.save(folder / "tokenizer")
+    save_artifact(name, getattr(parts, name), folder=folder, metrics=parts.metrics.get(name), **facts)
 
 
 def _take(name: str, parts: Parts, folder: Path | None, main: bool, device: torch.device) -> None:

@@ -20,6 +20,9 @@ class Bar:
         self.bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}", refresh=False)
         self.bar.update(1)
 
+    def say(self, text: str) -> None:
+        self.bar.write(text, file=sys.stdout)
+
     def note(self, text: str) -> None:
         self.bar.close()
         print(text)

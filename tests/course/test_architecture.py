@@ -16,12 +16,14 @@ CHECKS_LENGTH = 400  # a module holds the checks of a whole notebook, one functi
 # What each part may import from the rest of the course. lessons and checks sit on top.
 MAY_IMPORT = {
     "data": set(),
-    "models": set(),
+    "models": {"files"},
     "diffusion": set(),
-    "pipeline": {"models", "diffusion"},
-    "training": {"data", "models", "diffusion", "pipeline"},
+    "pictures": set(),
+    "files": set(),
+    "pipeline": {"models", "diffusion", "pictures"},
+    "training": {"data", "models", "diffusion", "pipeline", "files"},
     "evaluation": {"data", "models", "diffusion", "pipeline", "training"},
-    "interop": {"models", "diffusion", "pipeline", "training"},
+    "interop": {"models", "diffusion", "pipeline", "training", "files"},
     "lessons": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "interop"},
     "checks": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "interop", "lessons"},
     "__main__": {"pipeline", "training", "lessons"},

@@ -84,6 +84,7 @@ def test_the_folder_says_how_to_sample(ours, theirs, folder):
     assert {"README.md", "model_index.json", "tokenizer/vocab.json", "tokenizer/merges.txt"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".ckpt"))]
     assert not [path for path in folder.parent.iterdir() if path != folder]  # no scratch left
+    assert len({path.stat().st_mode for path in folder.rglob("*") if path.is_file()}) == 1  # all can be read by all
 
 
 def test_out_and_back_in_is_bit_identical(ours, folder):
@@ -147,6 +148,23 @@ def test_nothing_is_overwritten_silently(ours, folder, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "notes"]
 
 
+@pytest.mark.parametrize("where", [".", "./", "~", "link"])
+def test_the_folder_one_stands_in_can_be_written_to(ours, tmp_path, monkeypatch, where):
+    home = tmp_path / "mine"
+    home.mkdir()
+    (tmp_path / "link").symlink_to(home)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(home if where != "link" else tmp_path)
+    for overwrite in (False, True):
+        assert ours.save_diffusers(where, overwrite=overwrite) == home.resolve()
+        assert (Path(where).expanduser() / "model_index.json").is_file()  # still the same folder
+        assert not [path for path in home.iterdir() if path.name.startswith(".")]
+    assert "# mine" in (home / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(FileExistsError, match="holds files already"):
+        ours.save_diffusers(where)
+
+
 def test_a_failed_write_leaves_nothing(ours, tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError("no space left on device")
@@ -157,19 +175,23 @@ def test_a_failed_write_leaves_nothing(ours, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_replaced_stays(ours, tmp_path, monkeypatch):
+@pytest.mark.parametrize("held_file", ["old/unet", "new/README.md", "new/vae"])
+def test_a_folder_that_cannot_be_replaced_stays(ours, tmp_path, monkeypatch, held_file):
     folder = ours.save_diffusers(tmp_path / "mine", card="the first")
+    before = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
     rename = Path.rename
 
     def held(self, target):
-        if self.name == "new":
+        place = "new" if self.parent.name == "new" else Path(target).parent.name
+        if f"{place}/{self.name}" == held_file:
             raise PermissionError("a file in it is open elsewhere")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", held)
     with pytest.raises(PermissionError, match="open elsewhere"):
         ours.save_diffusers(folder, overwrite=True, card="the second")
-    assert (folder / "README.md").read_text() == "the first" and (folder / "model_index.json").exists()
+    assert (folder / "README.md").read_text() == "the first"
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) == before
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 

@@ -27,7 +27,9 @@ LONG_KNOWN = st.characters(codec="utf-8").filter(
 TRICKY = st.sampled_from(
     ["'s", "'ll", "''re", "DOG", "dog", " ", "\t\n", "\u00a0", "\u0301", "İ", "Σ", "ß", "½", "Ⅷ", "²"]
 )
-PIECES = st.one_of(LONG_KNOWN, TRICKY, st.sampled_from([START, END, "🐕", "👩‍🚀", "\x1c", "\x85", "\u200b", "!</w>"]))
+CAPITALS = st.sampled_from(["<|ENDOFTEXT|>", "<|StartOfText|>", "<<|ENDOFTEXT|>", "<|endoftext", "|>", "<", ">'s"])
+ODD = st.sampled_from([START, END, "🐕", "👩‍🚀", "\x1c", "\x85", "\u200b", "!</w>"])
+PIECES = st.one_of(LONG_KNOWN, TRICKY, ODD, CAPITALS)
 
 
 OURS = Path(__file__).resolve().parents[2] / "checkpoints" / "tokenizer"  # trained on the course's captions
@@ -66,6 +68,15 @@ def test_any_text_agrees(both, text):
     ours, theirs = both
     expected = theirs(text).input_ids
     assert ours.encode(text, max_length=len(expected))[0].tolist() == expected
+    assert ours.tokenize(text) == theirs.tokenize(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<|ENDOFTEXT|>", "5<|ENDOFTEXT|>'S", "<|StartOfText|><|ENDOFTEXT|>!", "<<|ENDOFTEXT|>x", "<|ENDOFTEXT|>\u0338"],
+)
+def test_special_tokens_in_capitals_are_words_as_there(both, text):
+    ours, theirs = both
     assert ours.tokenize(text) == theirs.tokenize(text)
 
 

@@ -160,6 +160,9 @@ def test_other_vaes_are_refused():
     values = {"block_out_channels": [8, 8], "norm_num_groups": 4, **kinds}
     config, scale = vae_config_from_diffusers(values)
     assert (config.channels, scale) == ((8, 8), 0.18215)  # diffusers' default
+    for wrong in (0, -1, float("nan"), float("inf"), None, "1"):
+        with pytest.raises(ValueError, match="vae: scaling_factor must be a number above 0"):
+            vae_config_from_diffusers({**values, "scaling_factor": wrong})
     for settings in ({"shift_factor": 0.1}, {"use_quant_conv": False}, {"in_channels": 4}):
         with pytest.raises(ValueError, match=f"vae: .*{next(iter(settings))} is"):
             vae_config_from_diffusers({**values, **settings})
