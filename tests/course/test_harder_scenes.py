@@ -80,7 +80,8 @@ def test_networks_that_can_do_something_are_trained_more_gently():
     profile = PROFILES["cpu"]
     gentle = profile.going_on(vae=1 / 3, unet=1, timestep_shift=harder_scenes.TIMESTEP_SHIFT)
     assert gentle.unet_budget == replace(profile.unet_budget, lr=5e-4, muon_lr=0.01) and gentle.timestep_shift > 1
-    assert gentle.vae_budget.steps == round(profile.vae_budget.steps / 3) and gentle.vae_budget.batch_size == profile.vae_budget.batch_size
+    assert gentle.vae_budget.steps == round(profile.vae_budget.steps / 3)
+    assert gentle.vae_budget.batch_size == profile.vae_budget.batch_size
     assert gentle.clip_budget == profile.clip_budget
 
 

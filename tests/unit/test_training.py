@@ -306,7 +306,7 @@ def test_profiles_are_named(monkeypatch):
         assert get_profile(name).name == name
     monkeypatch.setenv("COURSE_PROFILE", "smoke")
     assert get_profile().name == "smoke"
-    with pytest.raises(ValueError, match="no profile 'laptop'.*smoke, cpu, gpu"):
+    with pytest.raises(ValueError, match="no profile 'laptop'.*smoke, cpu, long, gpu"):
         get_profile("laptop")
 
 
