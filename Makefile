@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## create .venv with everything in it (every other target does so by itself)
 
-course: $(READY)  ## run the six notebooks in order and name the pictures drawn; PROFILE=smoke, cpu or gpu; FROM=03 goes on there
+course: $(READY)  ## run the six notebooks in order and name the pictures drawn; PROFILE=smoke, cpu, long or gpu; FROM=03 goes on there
 	@$(BIN)/python tools/run_course.py --profile $(PROFILE) $(if $(FROM),--first $(FROM))
 
 lab: $(READY)  ## open JupyterLab on the first notebook

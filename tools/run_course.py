@@ -361,7 +361,7 @@ def choose_profile(given: str | None) -> tuple[str, Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run the course's notebooks in order.")
     parser.add_argument("notebooks", nargs="*", help="such as 01_vae or 1; default: all")
-    parser.add_argument("--profile", help="smoke, cpu or gpu; default: what suits the machine")
+    parser.add_argument("--profile", help="smoke, cpu, long or gpu; default: what suits the machine")
     parser.add_argument("--first", help="begin with this notebook; the earlier ones keep what they trained")
     parser.add_argument("--save", action="store_true", help="keep the outputs in notebooks/")
     options = parser.parse_args(arguments)

@@ -78,8 +78,8 @@ def nearest_scenes(
         named = parse_caption(prompt)
         if not {"object", "color"} <= named.keys():
             raise ValueError(f"a prompt must name an object and a colour of the course, got {prompt!r}")
-        own = named.pop("object")
-        named = named if whose == "any" else {**named, whose: own}
+        asked = named.pop("object")
+        named = named if whose == "any" else {**named, whose: asked}
         groups.setdefault(tuple(sorted(named.items())), []).append(i)
 
     found: list[Scene | None] = [None] * len(prompts)

@@ -62,7 +62,7 @@ def expected_time(profile: Profile, notebook: str, device: torch.device) -> str:
 def start(notebook: str, seed: int = 0) -> Course:
     """Set a notebook up: choose profile and device, seed torch's global generator, set the figures' size.
 
-    The profile is COURSE_PROFILE (smoke, cpu or gpu) if set, else what suits the machine. Prints two lines.
+    The profile is COURSE_PROFILE (smoke, cpu, long or gpu) if set, else what suits the machine. Prints two lines.
 
     Raises:
         ValueError: COURSE_PROFILE names no profile, or COURSE_DEVICE no device.
@@ -75,7 +75,7 @@ def start(notebook: str, seed: int = 0) -> Course:
     matplotlib.rcParams.update({"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True})
     print(f"profile {profile.name} on {_describe(device)}{expected_time(profile, notebook, device)}")
     version = torch.__version__.split("+")[0]
-    print(f"seed {seed} · torch {version} · to change the profile, set COURSE_PROFILE to smoke, cpu or gpu")
+    print(f"seed {seed} · torch {version} · to change the profile, set COURSE_PROFILE to smoke, cpu, long or gpu")
     return Course(notebook, profile, device, seed)
 
 
