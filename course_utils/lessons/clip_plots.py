@@ -78,16 +78,18 @@ class Frame(NamedTuple):
         return (self.pictures @ self.texts.T).detach().float().cpu()
 
 
-def _matrix(axis: Axes, cosines: Tensor, low: float):
-    """Cosines as colours, a frame around each cell of the diagonal."""
-    shown = axis.imshow(cosines, vmin=low, vmax=1, cmap="magma")
-    for i in range(len(cosines)):
-        axis.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, ec="white", lw=0.5, alpha=0.7))
+def _matrix(axis: Axes, values: Tensor, low: float):
+    """Values from `low` to 1 as colours, a light blue frame around each cell of the diagonal."""
+    shown = axis.imshow(values, vmin=low, vmax=1, cmap="magma")
+    for i in range(len(values)):
+        axis.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, ec="#56b4e9", lw=1.0))
     return shown
 
 
-def show_toy(film: Sequence[Frame], title: str = "") -> Figure:
-    """Pairs of points on a circle at some moments of their training, and below each circle the table of cosines."""
+def show_toy(film: Sequence[Frame], factor: float) -> Figure:
+    """Pairs of points on a circle at some moments of their training; below, what each picture answers: the softmax of
+    its cosines with all captions, times `factor`.
+    """
     figure, axes = plt.subplots(
         2, len(film), figsize=(2.2 * len(film), 4.9), height_ratios=[1.15, 1], layout="constrained", squeeze=False
     )
@@ -95,7 +97,7 @@ def show_toy(film: Sequence[Frame], title: str = "") -> Figure:
         circle.add_patch(plt.Circle((0, 0), 1, fill=False, ec="#c8ced4", lw=0.8))
         for i, (u, v) in enumerate(zip(moment.pictures.tolist(), moment.texts.tolist(), strict=True)):
             circle.plot(*zip(u, v, strict=True), color=LINE, lw=0.8, zorder=1)
-            center = {"ha": "center", "va": "center", "fontsize": 7.5}
+            center = {"ha": "center", "va": "center", "fontsize": 8, "path_effects": _HALO}
             circle.text(1.22 * u[0], 1.22 * u[1], str(i + 1), color=PICTURE, **center)
             circle.text(0.78 * v[0], 0.78 * v[1], str(i + 1), color=TEXT, **center)
         circle.plot(*moment.pictures.T, "o", color=PICTURE, ms=8, label="picture")
@@ -103,16 +105,18 @@ def show_toy(film: Sequence[Frame], title: str = "") -> Figure:
         circle.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal")
         circle.axis("off")
         circle.set_title(f"step {moment.step}, loss {moment.loss:.2f}", fontsize=9)
-        shown = _matrix(matrix, moment.cosines, -1)
+        shown = _matrix(matrix, (factor * moment.cosines).softmax(dim=1), 0)
         numbers = range(len(moment.texts))
         matrix.set_xticks(numbers, [i + 1 for i in numbers], fontsize=7, color=TEXT)
         matrix.set_yticks(numbers, [i + 1 for i in numbers], fontsize=7, color=PICTURE)
         matrix.set_xlabel("caption", fontsize=8, color=TEXT)
     axes[1, 0].set_ylabel("picture", fontsize=8, color=PICTURE)
-    axes[0, 0].legend(fontsize=7, loc="center", frameon=False, handletextpad=0.2)
-    figure.colorbar(shown, ax=axes[1], aspect=14, pad=0.01).set_label("cosine", fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=10)
+    axes[0, 0].legend(
+        fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=2, frameon=False, handletextpad=0.1
+    )
+    bar = figure.colorbar(shown, ax=axes[1], aspect=14, pad=0.01, shrink=0.8)
+    bar.set_label("probability", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return done(figure)
 
 
@@ -233,7 +237,9 @@ def show_filmstrip(film: Sequence[Frame], frames: int = 6) -> Figure:
         axis.set_title(when, fontsize=8.5)
         axis.set_xlabel("captions", fontsize=8, color=TEXT)
     axes[0, 0].set_ylabel("pictures", fontsize=8, color=PICTURE)
-    figure.colorbar(shown, ax=axes, aspect=14, pad=0.01).set_label("cosine", fontsize=8)
+    bar = figure.colorbar(shown, ax=axes, aspect=14, pad=0.01)
+    bar.set_label("cosine", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
     return done(figure)
 
 
