@@ -81,8 +81,9 @@ class Frame(NamedTuple):
 def _matrix(axis: Axes, values: Tensor, low: float):
     """Values from `low` to 1 as colours, a light blue frame around each cell of the diagonal."""
     shown = axis.imshow(values, vmin=low, vmax=1, cmap="magma")
+    width = 1.5 if len(values) <= 8 else 0.7
     for i in range(len(values)):
-        axis.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, ec="#56b4e9", lw=1.0))
+        axis.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, ec="#56b4e9", lw=width))
     return shown
 
 
@@ -122,8 +123,8 @@ def show_toy(film: Sequence[Frame], factor: float) -> Figure:
 
 def show_towers(picture: Tensor, pieces: Sequence[str], config: CLIPConfig) -> Figure:
     """CLIP's two towers: from a picture [3, H, W] and the pieces of its caption to two vectors and their cosine."""
-    figure, axis = plt.subplots(figsize=(9.6, 3.7))
-    axis.set(xlim=(0, 19.2), ylim=(0, 7.4), aspect="equal")
+    figure = plt.figure(figsize=(9.6, 3.85))
+    axis = figure.add_axes((0, 0, 1, 1))
     axis.axis("off")
 
     def box(x: float, y: float, width: float, text: str, color: str, lit: bool = False) -> None:
@@ -160,8 +161,8 @@ def show_towers(picture: Tensor, pieces: Sequence[str], config: CLIPConfig) -> F
             x, y = 3.5 + column * step, 6.8 - (row + 1) * step
             patch = whole[row * size : (row + 1) * size, column * size : (column + 1) * size]
             axis.imshow(patch, extent=(x, x + 0.8 * step, y, y + 0.8 * step), interpolation="nearest", zorder=2)
-    axis.text(1.2, 3.9, "picture", ha="center", fontsize=8, color=PICTURE)
-    axis.text(4.9, 3.5, f"{side * side} patches,\na vector each", ha="center", fontsize=8, color=PICTURE)
+    axis.text(1.2, 4.15, "picture", ha="center", va="top", fontsize=8.5, color=PICTURE)
+    axis.text(4.9, 3.85, f"{side * side} patches, a vector each", ha="center", va="top", fontsize=8.5, color=PICTURE)
     line, x = 0, 0.1
     for piece in pieces:
         width = 0.24 * len(piece) + 0.3
@@ -171,10 +172,10 @@ def show_towers(picture: Tensor, pieces: Sequence[str], config: CLIPConfig) -> F
         axis.add_patch(Rectangle((x, 2.1 - 0.75 * line), width, 0.6, fc=fc, ec=TEXT, lw=0.8))
         axis.text(x + width / 2, 2.4 - 0.75 * line, piece, ha="center", va="center", fontsize=7.5, color=INK)
         x += width + 0.12
-    axis.text(3.2, 0.1, "tokens, a vector each", ha="center", fontsize=8, color=TEXT)
-    axis.text(10.0, 7.0, "picture tower", ha="center", fontsize=9, color=PICTURE)
-    axis.text(10.0, 0.1, "text tower (the part that goes into Stable Diffusion)", ha="center", fontsize=9, color=TEXT)
-    axis.set(xlim=(0, 19.2), ylim=(-0.2, 7.4), aspect="equal")
+    axis.text(3.2, 0.0, "tokens, a vector each", ha="center", fontsize=8.5, color=TEXT)
+    axis.text(11.85, 6.65, "picture tower", ha="center", fontsize=9.5, color=PICTURE)
+    axis.text(11.85, 0.4, "text tower: this part goes into Stable Diffusion", ha="center", fontsize=9.5, color=TEXT)
+    axis.set(xlim=(-0.05, 19.15), ylim=(-0.3, 7.4), aspect="equal")
     return done(figure)
 
 
@@ -216,9 +217,9 @@ def show_similarity(similarity: Tensor, pictures: Pictures, captions: Sequence[s
         matrix.text(n - 0.2, i, f"T{i + 1}", fontsize=7.5, color=TEXT, va="center")
         matrix.text(n + 0.8, i, caption, fontsize=7.5, color=INK, va="center")
     matrix.text(-1.75, n / 2 - 0.5, "picture", rotation=90, ha="right", va="center", fontsize=8.5, color=PICTURE)
-    bar = figure.colorbar(shown, cax=figure.add_axes((0.70, 0.06, 0.24, 0.018)), orientation="horizontal")
+    bar = figure.colorbar(shown, cax=figure.add_axes((0.72, 0.05, 0.24, 0.018)), orientation="horizontal")
     bar.ax.tick_params(labelsize=7)
-    bar.ax.set_title("cosine", fontsize=8, pad=3)
+    figure.text(0.71, 0.059, "cosine", fontsize=8, ha="right", va="center")
     if title:
         figure.suptitle(title, fontsize=10, y=0.98)
     return done(figure)
