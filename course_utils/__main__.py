@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--scale", type=int, default=4, help="enlarge 64×64 by this (default %(default)s)")
     sample.add_argument("--weights", default="checkpoints", help="their folder (default %(default)s)")
     train = commands.add_parser("train", help="train the VAE, CLIP and the U-Net without the notebooks")
-    train.add_argument("--profile", default=None, help="smoke, cpu, long or gpu (default: COURSE_PROFILE, or what fits)")
+    train.add_argument("--profile", default=None, help="smoke, cpu, long or gpu (default: what fits)")
     train.add_argument("--seed", type=int, default=0, help="of scenes, weights and batches (default %(default)s)")
     train.add_argument(
         "--folder", type=Path, help="where the parts go, in place of those of that name (default: artifacts/<profile>)"
