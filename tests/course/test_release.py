@@ -206,8 +206,7 @@ def points_of(
     monkeypatch.setenv("COURSE_PROFILE", "smoke")
     options = type("Options", (), {"all_cells": False, "cell_seconds": 60, "seconds": 600, "gigabytes": 4})
     one = Submission("s", "s", "book", notebook=notebook)
-    (folder / "executed" / "s").mkdir(parents=True)
-    submission = grading_worker.Run(grade.job_for(one, released, folder, folder / "executed", options))
+    submission = grading_worker.Run(grade.job_for(one, released, folder, options))
     submission.grade()
     assert submission.notes == []
     cells = [nbformat.from_dict(cell) for cell in submission.cells]
