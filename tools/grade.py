@@ -139,7 +139,7 @@ def summary(one: Submission, released: Notebook) -> str:
 
 def brief(cell: Cell) -> Cell:
     """The cell without what makes a page heavy: embedded pictures, and tracebacks longer than their last lines."""
-    cell = {**cell, "source": PICTURE.sub("*(The picture is in your notebook.)*", cell["source"])}
+    cell = {**cell, "source": PICTURE.sub("*(The picture is in your notebook.)*", sync.source_of(cell))}
     if cell["cell_type"] == "code":
         cell["outputs"] = [
             {**o, "traceback": o["traceback"][-1:]} if o.get("output_type") == "error" else o for o in cell["outputs"]

@@ -52,11 +52,11 @@ def restore(module: str, space: dict[str, Any]) -> list[str]:
 
 
 def takes_anything(module: str, name: str) -> bool:
-    """Whether the check passes a function that is wrong for certain: the course's own, its results shifted."""
+    """Whether the check passes a function that is wrong for certain: the course's own, its results changed."""
     check = getattr(_kept[f"course_utils.checks.{module}"][0], name)
     sound, sys.stdout = sys.stdout, open(os.devnull, "w")
     try:
-        check(shifted(check.reference))
+        check(changed(check.reference))
     except AssertionError:
         return False
     except Exception:
@@ -67,26 +67,26 @@ def takes_anything(module: str, name: str) -> bool:
     return True
 
 
-def shifted(function: Callable) -> Callable:
+def changed(function: Callable) -> Callable:
     """The function with each number and text that it gives back changed."""
 
     @wraps(function)
     def wrong(*arguments: Any, **named: Any) -> Any:
-        return _shift(function(*arguments, **named))
+        return _change(function(*arguments, **named))
 
     return wrong
 
 
-def _shift(value: Any) -> Any:
+def _change(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return ~value if value.dtype == torch.bool else value + 1
+        return ~value if value.dtype == torch.bool else 2 * value + 1
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return value + 1
+        return 2 * value + 1
     if isinstance(value, str):
         return value + "?"
     if isinstance(value, tuple | list | Iterator):
         kind = type(value) if isinstance(value, tuple | list) else list
-        return kind([_shift(one) for one in value])
-    return shifted(value) if callable(value) else value
+        return kind([_change(one) for one in value])
+    return changed(value) if callable(value) else value

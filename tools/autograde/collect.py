@@ -45,9 +45,7 @@ class Submission:
         return sum(p for p, _ in self.points.values()), sum(most for _, most in self.points.values())
 
 
-def collect(
-    folder: Path, released: dict[str, Notebook], scratch: Path
-) -> tuple[list[Submission], list[str]]:
+def collect(folder: Path, released: dict[str, Notebook], scratch: Path) -> tuple[list[Submission], list[str]]:
     """All submissions in a folder, read and mended, and a line for each file that belongs to nobody or nothing.
 
     Of several files for one assignment the newest that can be read counts.

@@ -1,9 +1,9 @@
 """Folders as learning platforms hand them over: whose a file is, in Moodle's, Canvas' and Gradescope's zips or in none.
 
-    <student>/…                                         a folder a student, as nbgrader has it
-    <Name>_<number>_assignsubmission_file/…             Moodle
-    <name>_<number>_<number>_<file>, or with _LATE_     Canvas
-    submission_<number>/… and submission_metadata.yml   Gradescope
+<student>/…                                         a folder a student, as nbgrader has it
+<Name>_<number>_assignsubmission_file/…             Moodle
+<name>_<number>_<number>_<file>, or with _LATE_     Canvas
+submission_<number>/… and submission_metadata.yml   Gradescope
 """
 
 from __future__ import annotations

@@ -65,6 +65,10 @@ class Run:
         shutil.copytree(home / "course_utils", self.course / "course_utils", ignore=ignored)
         if (home / "checkpoints").is_dir():
             shutil.copytree(home / "checkpoints", self.course / "checkpoints")
+        self.lay_beside()
+
+    def lay_beside(self) -> None:
+        """What was handed in with the notebook, where it looks for it."""
         for name, path in self.job["beside"].items():
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, self.folder / name)
