@@ -322,6 +322,7 @@ CASES = [
 
 
 BOOK = "02_forward_process"
+GRADESCOPE = b"submission_7:\n  :submitters:\n  - :name: Ann\n    :sid: '4711'\n"
 FOLDERS = [
     Folder("one notebook", {f"Ann/{BOOK}.ipynb": "good"}, f"{BOOK}.ipynb"),
     Folder(
@@ -386,7 +387,7 @@ FOLDERS = [
     Folder(
         "Gradescope",
         {
-            "assignment_1_export/submission_metadata.yml": b"submission_7:\n  :submitters:\n  - :name: Ann\n    :sid: '4711'\n",
+            "assignment_1_export/submission_metadata.yml": GRADESCOPE,
             f"assignment_1_export/submission_7/{BOOK}.ipynb": "good",
         },
         f"{BOOK}.ipynb",
