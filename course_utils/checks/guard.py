@@ -57,10 +57,8 @@ def takes_anything(module: str, name: str) -> bool:
     sound, sys.stdout = sys.stdout, open(os.devnull, "w")
     try:
         check(changed(check.reference))
-    except AssertionError:
-        return False
     except Exception:
-        return True
+        return False
     finally:
         sys.stdout.close()
         sys.stdout = sound

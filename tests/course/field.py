@@ -115,7 +115,8 @@ def merged(names: Iterable[str], into_own: bool = False, note: str = "") -> Chan
         text = "\n\n".join(sync.source_of(cell) for cell in cells)
         home = own(text) if into_own else cells[0]
         if into_own:
-            book["cells"].insert(1, home)
+            imports = next(i for i, cell in enumerate(book["cells"]) if "as check" in sync.source_of(cell))
+            book["cells"].insert(imports + 1, home)
         home["source"] = text
         for cell in cells:
             if cell is not home and note:

@@ -142,9 +142,10 @@ class Run:
 
     def check(self, cell: dict[str, Any], name: str) -> None:
         """Run the test; where it fails, put the course's version in the place of the learner's, as in the notebook."""
-        changed = "".join(o.get("text", "") for o in self.quietly(self._guarded("restore", "globals()")))
-        if changed.strip() not in ("", "[]"):
-            self.notes.append(f"before the test of {name} the checks were tampered with: {changed.strip()[1:-1]}")
+        changed = self._says(f"{GUARD}.restore({self.module!r}, globals())")
+        if changed not in ("", "[]"):
+            how = "tampered with" if "replaced" in changed or "rewritten" in changed else "put back"
+            self.notes.append(f"before the test of {name} the checks were {how}: {changed[1:-1]}")
         text = source_of(cell)
         ended, outputs = self._run(text)
         if ended == "dead":
@@ -152,7 +153,7 @@ class Run:
         elif ended == "ok" and self._borrowed(name):
             ended = "error"
             outputs.append(error("NotYourOwn", f"{name} is the course's own version, imported, not written"))
-        elif ended == "ok" and self._says(self._guarded("takes_anything", repr(name))) != "False":
+        elif ended == "ok" and self._says(f"{GUARD}.takes_anything({self.module!r}, {name!r})") == "True":
             ended = "error"
             outputs.append(error("Tampered", f"the checks were tampered with: that of {name} takes wrong answers, too"))
             self.notes.append(f"the checks were tampered with: that of {name} takes wrong answers, too")
@@ -167,14 +168,13 @@ class Run:
             self.quietly(_without_grading(fallback))
             self.done.append(_without_grading(fallback))
 
-    def _guarded(self, what: str, argument: str) -> str:
-        return f"print({GUARD}.{what}({self.module!r}, {argument}))"
-
-    def _says(self, code: str) -> str:
-        return "".join(output.get("text", "") for output in self.quietly(code)).strip()
+    def _says(self, expression: str) -> str:
+        """What an expression of the grader's own comes to, in the submission's kernel."""
+        outputs = self.quietly(f"__import__('builtins').print({expression})")
+        return "".join(output.get("text", "") for output in outputs).strip()
 
     def _borrowed(self, name: str) -> bool:
-        return self._says(f"print(str(getattr({name}, '__module__', '')).startswith('course_utils'))") == "True"
+        return self._says(f"str(getattr({name}, '__module__', '')).startswith('course_utils')") == "True"
 
     def grade(self) -> None:
         """Run the cells that the exercises need; then, for those tried in vain, once more with all the student's own.
