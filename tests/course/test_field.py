@@ -16,6 +16,7 @@ import pytest
 import release
 import torch
 from autograde import cells as facts
+from autograde import layouts
 from autograde import worker as grading_worker
 from autograde.collect import Submission, collect
 from autograde.kernel import error
@@ -141,3 +142,15 @@ def test_the_right_file_is_graded_and_the_others_are_named(
         assert "alpha_bar / (1 - alpha_bar)" in json.dumps(one.notebook)
     assert case.said in "\n".join([*strays, *one.report.notes])
     assert one.number in ("", "4711") and (one.number or "Ann" in case.student)
+
+
+def test_a_zip_of_a_folder_with_the_students_in_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as packed:
+        packed.writestr("handed in/Ann/x.ipynb", "{}")
+        packed.writestr("handed in/Bob/x.ipynb", "{}")
+        packed.writestr("__MACOSX/handed in/._x", "")
+    students, strays = layouts.students_in(tmp_path / "all.zip", tmp_path / "unpacked")
+    assert [student.name for student in students] == ["Ann", "Bob"] and strays == []
+    (tmp_path / "no.zip").write_bytes(b"no zip")
+    students, strays = layouts.students_in(tmp_path / "no.zip", tmp_path / "none")
+    assert students == [] and "no.zip cannot be unpacked" in strays[0]

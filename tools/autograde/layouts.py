@@ -36,15 +36,20 @@ class Student:
 def students_in(folder: Path, scratch: Path) -> tuple[list[Student], list[str]]:
     """The students of a folder or a zip, zips in it unpacked into `scratch`, and a line for each file of nobody."""
     strays: list[str] = []
-    if folder.is_file():
+    packed = folder.is_file()
+    if packed:
         folder = _unpack(folder, scratch / "all", strays) or scratch
-    homes = [path for path in _entries(folder) if path.is_dir()]
-    if len(homes) == 1 and (homes[0] / METADATA).is_file():  # Gradescope's zip holds one folder
-        return students_in(homes[0], scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+    entries = _entries(folder)
+    if len(entries) == 1 and entries[0].is_dir():  # a folder around all of them
+        inside = _entries(entries[0])
+        students = inside and all(path.is_dir() or CANVAS.fullmatch(path.name) for path in inside)
+        if (entries[0] / METADATA).is_file() or packed and students:
+            return students_in(entries[0], scratch)
     metadata = folder / METADATA
     people = _gradescope(metadata.read_text(encoding="utf-8", errors="replace")) if metadata.is_file() else {}
     found: dict[str, Student] = {}
-    for path in _entries(folder):
+    for path in entries:
         if path.is_dir():
             moodle, gradescope = MOODLE.fullmatch(path.name), GRADESCOPE.fullmatch(path.name)
             name, number = moodle.groups() if moodle else (path.name, "")
