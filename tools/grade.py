@@ -85,11 +85,14 @@ def execute(
     handed_in = [one for one in submissions if one.path is not None]
     runnable, jobs = [], []
     for one in handed_in:
-        if one.notebook is not None:
-            jobs.append(job_for(one, released[one.assignment], scratch, options))
-            runnable.append(one)
-        else:
-            yield one, not_run(released[one.assignment], one.trouble)
+        try:
+            if one.notebook is not None:
+                jobs.append(job_for(one, released[one.assignment], scratch, options))
+                runnable.append(one)
+                continue
+        except Exception as wrong:
+            one.trouble = f"the grader stopped here, look at it yourself: {_last_line(wrong)}"
+        yield one, not_run(released[one.assignment], one.trouble)
     for number, (answer, told) in pool.run_all(jobs, options.workers):
         one = runnable[number]
         one.trouble, one.seconds = answer, told.get("seconds", 0.0)
@@ -163,7 +166,8 @@ def scored(one: Submission, notebook: Notebook, released: Notebook, course: Path
 
 
 def _last_line(wrong: Exception) -> str:
-    return (str(wrong).splitlines() or [""])[-1][:200] or type(wrong).__name__
+    said = (str(wrong).splitlines() or [""])[-1][:200]
+    return said if isinstance(wrong, gradebook.GradingError) else f"{type(wrong).__name__}: {said}"
 
 
 # --- all of it ------------------------------------------------------------------------------------------

@@ -135,10 +135,13 @@ def _open(new: Submission, released: dict[str, Notebook]) -> Submission:
     by_name = next((name for name in released if name in new.path.stem), "")
     try:
         new.notebook = repair.read(new.path)
+        new.assignment = repair.which(new.notebook, released) or by_name
     except repair.Unreadable as why:
         new.trouble, new.assignment = str(why), by_name
         return new
-    new.assignment = repair.which(new.notebook, released) or by_name
+    except Exception as error:  # of ours; it must not stop the others
+        new.notebook, new.trouble, new.assignment = None, f"cannot be read ({type(error).__name__}: {error})", by_name
+        return new
     if new.assignment and new.path.name != f"{new.assignment}.ipynb":
         new.report.notes.append(f"handed in as {new.path.name}")
     return new
