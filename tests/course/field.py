@@ -18,6 +18,7 @@ from autograde import cells as facts
 Notebook = dict[str, Any]
 Change = Callable[[Notebook], Notebook]
 EXERCISES = ("forward_step", "add_noise", "snr")
+STUB = "    # YOUR CODE HERE\n    raise NotImplementedError()"
 SNR = "# exercise: course_utils/diffusion/schedule.py · snr\ndef snr(alpha_bar):\n    return "
 RIGHT = "alpha_bar / (1 - alpha_bar)"
 
@@ -57,6 +58,16 @@ def small(book: Notebook) -> Notebook:
         and (facts.exercise_name(cell) or facts.check_name(cell)) in EXERCISES
     ]
     return {**book, "cells": copy.deepcopy(keep)}
+
+
+def handed_out(book: Notebook) -> Notebook:
+    """The student version, as nbgrader makes it."""
+    book = copy.deepcopy(book)
+    for cell in book["cells"]:
+        before, found, rest = sync.source_of(cell).partition(f"    {sync.BEGIN}\n")
+        if found and facts.grade_id(cell):
+            cell["source"] = before + STUB + rest.partition(sync.END)[2]
+    return book
 
 
 def own(text: str, kind: str = "code") -> dict[str, Any]:
@@ -149,7 +160,7 @@ def unsolved(*names: str, then: Change = lambda book: book) -> Change:
         for name in names:
             cell = classroom.cell_of(book, name)
             head = sync.source_of(cell).split('"""')
-            cell["source"] = '"""'.join(head[:2]) + '"""\n    # YOUR CODE HERE\n    raise NotImplementedError()'
+            cell["source"] = '"""'.join(head[:2]) + '"""\n' + STUB
         return then(book)
 
     return change
