@@ -14,7 +14,6 @@ import field
 import grade
 import pytest
 import release
-import torch
 from autograde import cells as facts
 from autograde import layouts
 from autograde import worker as grading_worker
@@ -67,6 +66,8 @@ def graded(books: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(grading_worker, "Kernel", Shell)
     monkeypatch.setattr(grading_worker, "NO_EXIT", "")
     monkeypatch.setattr(grading_worker.Run, "lay_out", grading_worker.Run.lay_beside)
+    import torch  # not needed, and slow, for the tests of folders
+
     monkeypatch.setattr(torch, "allclose", torch.allclose)  # put back, whatever a case does to it
     monkeypatch.setenv("COURSE_GRADING", "1")
     monkeypatch.setenv("COURSE_PROFILE", "smoke")
