@@ -1,8 +1,9 @@
 """Grade what came back: `python tools/grade.py FOLDER`, or `make grade SUBMISSIONS=FOLDER`.
 
-    FOLDER/<student>/<notebook>.ipynb      what is read
+    FOLDER/<student>/<notebook>.ipynb      what is read; or the zip that a learning platform gives
     grading/grades.csv                     a line for each student and notebook
     grading/exercises.csv                  a line for each exercise, with what its check said
+    grading/points.csv, canvas.csv, …      a line for each student, a column for each notebook
     grading/report.txt                     what was mended, what is missing, what stopped
     grading/feedback/<student>/…html       for the students
     grading/gradebook.db, autograded/ …    nbgrader's own files, should you want to go on with it by hand
@@ -17,11 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,18 @@ from autograde import cells as facts  # noqa: E402
 from autograde import gradebook, pool, repair  # noqa: E402
 from autograde.collect import Submission, collect  # noqa: E402
 from autograde.kernel import error  # noqa: E402
-from autograde.results import write_results  # noqa: E402
+from autograde.results import put_aside, report, write_results  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
+PICTURE = re.compile(r"!\[[^\]]*\]\(data:image/[^)]*\)")
+Cell = dict[str, Any]
 Notebook = dict[str, Any]
 
 
 # --- running ------------------------------------------------------------------------------------------------
 
 
-def job_for(one: Submission, released: Notebook, scratch: Path, executed: Path, options: Any) -> dict[str, Any]:
+def job_for(one: Submission, released: Notebook, scratch: Path, options: Any) -> dict[str, Any]:
     """What the worker has to know."""
     pairs = repair.exercises(released)
     imports = [m for cell in released["cells"] if (m := facts.CHECKS.search(sync.source_of(cell)))]
@@ -51,14 +55,13 @@ def job_for(one: Submission, released: Notebook, scratch: Path, executed: Path, 
     (folder / "notebook.json").write_text(json.dumps(one.notebook, ensure_ascii=False), encoding="utf-8")
     return {
         "notebook": str(folder / "notebook.json"),
-        "executed": str(executed / one.slug / f"{one.assignment}.ipynb"),
-        "result": str(folder / "result.json"),
         "scratch": str(folder / "work"),
         "course": str(ROOT),
         "checks": imports[0].group(1),
         "given": {cell["id"]: sync.source_of(cell) for cell in released["cells"] if not facts.grade_id(cell)},
         "tasks": {facts.grade_id(task): name for name, (task, _) in pairs.items()},
         "tests": {facts.grade_id(test): name for name, (_, test) in pairs.items()},
+        "beside": {name: str(path) for name, path in one.beside.items()},
         "all_cells": options.all_cells,
         "cell_seconds": options.cell_seconds,
         "seconds": options.seconds,
@@ -75,67 +78,96 @@ def not_run(notebook: Notebook, why: str) -> Notebook:
     return {**notebook, "cells": cells}
 
 
-def execute(submissions: list[Submission], released: dict[str, Notebook], executed: Path, options: Any) -> None:
-    """Run all that can be run, a few at a time, and leave an executed copy of every submission."""
-    with tempfile.TemporaryDirectory(prefix="grading-") as scratch:
-        runnable = [one for one in submissions if one.notebook is not None]
-        handed_in = [one for one in submissions if one.path is not None]
-        for one in handed_in:
-            (executed / one.slug).mkdir(parents=True, exist_ok=True)
-        jobs = [job_for(one, released[one.assignment], Path(scratch), executed, options) for one in runnable]
-        owner = {job["result"]: one for job, one in zip(jobs, runnable, strict=True)}
-
-        def finished(job: dict[str, Any], answer: str) -> None:
-            one, result = owner[job["result"]], Path(job["result"])
-            one.trouble = answer
-            if not answer and result.is_file():
-                told = json.loads(result.read_text(encoding="utf-8"))
-                one.seconds = told["seconds"]
-                one.trouble = "; ".join(note for note in told["notes"] if note.startswith("not run to its end"))
-                one.report.notes += [note for note in told["notes"] if not note.startswith("not run to its end")]
-            print(f"  ran {one.student}, {one.assignment} ({one.seconds:.0f} s) {one.trouble}", flush=True)
-
-        pool.run_all(jobs, options.workers, finished)
+def execute(
+    submissions: list[Submission], released: dict[str, Notebook], scratch: Path, options: Any
+) -> Iterator[tuple[Submission, Notebook]]:
+    """Run all that can be run, a few at a time; give each submission and its executed notebook as they are done."""
+    handed_in = [one for one in submissions if one.path is not None]
+    runnable, jobs = [], []
     for one in handed_in:
-        path = executed / one.slug / f"{one.assignment}.ipynb"
-        if one.notebook is None or not path.is_file():
-            blank = not_run(one.notebook or released[one.assignment], one.trouble)
-            path.write_text(json.dumps(blank, ensure_ascii=False), encoding="utf-8")
+        try:
+            if one.notebook is not None:
+                jobs.append(job_for(one, released[one.assignment], scratch, options))
+                runnable.append(one)
+                continue
+        except Exception as wrong:
+            one.trouble = f"the grader stopped here, look at it yourself: {_last_line(wrong)}"
+        yield one, not_run(released[one.assignment], one.trouble)
+    for number, (answer, told) in pool.run_all(jobs, options.workers):
+        one = runnable[number]
+        one.trouble, one.seconds = answer, told.get("seconds", 0.0)
+        stops = [note for note in told.get("notes", []) if note.startswith("not run to its end")]
+        one.report.notes += [note for note in told.get("notes", []) if note not in stops]
+        one.trouble = "; ".join([*filter(None, [answer]), *stops])
+        print(f"  ran {one.student}, {one.assignment} ({one.seconds:.0f} s) {one.trouble}", flush=True)
+        assert one.notebook is not None
+        yield one, told.get("notebook") or not_run(one.notebook, one.trouble)
 
 
-def score(one: Submission, course: Path, executed: Path) -> None:
-    """nbgrader's part: points from the outputs, and feedback."""
-    path = executed / one.slug / f"{one.assignment}.ipynb"
-    notebook = json.loads(path.read_text(encoding="utf-8"))
-    if remarks := [*one.report.mended, *one.report.lost, *filter(None, [one.trouble])]:
-        text = "**Before grading**\n\n" + "\n".join(f"- {remark}" for remark in remarks)
-        notebook["cells"].insert(0, {"cell_type": "markdown", "id": "remarks", "metadata": {}, "source": text})
-        path.write_text(json.dumps(notebook, ensure_ascii=False), encoding="utf-8")
-    submitted = course / "submitted" / one.slug / one.assignment / path.name
-    submitted.parent.mkdir(parents=True, exist_ok=True)
-    submitted.write_bytes(sync.dumps(notebook).encode("utf-8", "replace"))
-    gradebook.grade(course, one.slug, one.assignment, executed)
+def score(one: Submission, notebook: Notebook, released: Notebook, course: Path, executed: Path) -> None:
+    """nbgrader's part: points from the outputs, and feedback that begins with what each check said."""
     names = {facts.grade_id(c): facts.check_name(c) for c in notebook["cells"] if facts.grade_id(c)}
-    marks = gradebook.points(course, one.slug, one.assignment)
-    one.points = {str(names[mark]): value for mark, value in marks.items()}
     for cell in notebook["cells"]:
         if facts.grade_id(cell) and facts.check_name(cell):
             errors = [o for o in cell["outputs"] if o["output_type"] == "error"]
-            one.said[str(facts.check_name(cell))] = f"{errors[-1]['ename']}: {errors[-1]['evalue']}" if errors else ""
+            one.said[str(facts.check_name(cell))] = sentence(errors[-1], str(facts.check_name(cell))) if errors else ""
+    first = {"cell_type": "markdown", "id": "remarks", "metadata": {}, "source": summary(one, released)}
+    notebook = {**notebook, "cells": [first, *map(brief, notebook["cells"])]}
+    name = f"{one.assignment}.ipynb"
+    text = sync.dumps(notebook).encode("utf-8", "replace")
+    for path in (executed / one.slug / name, course / "submitted" / one.slug / one.assignment / name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+    gradebook.grade(course, one.slug, one.assignment, executed)
+    marks = gradebook.points(course, one.slug, one.assignment)
+    one.points = {str(names[mark]): value for mark, value in marks.items() if mark in names}
 
 
-def scored(one: Submission, course: Path, executed: Path) -> bool:
-    """Points and feedback for one submission; False where nbgrader cannot, which stops nobody else's grading."""
+def sentence(error: dict[str, Any], exercise: str) -> str:
+    """What a check said, without the class of the error that carried it."""
+    said = str(error.get("evalue", "")).removeprefix(f"{exercise}: ")
+    return said if error.get("ename") == "Mistake" else f"{error.get('ename')}: {said}"
+
+
+def summary(one: Submission, released: Notebook) -> str:
+    """The top of the feedback: each exercise and what its check said, then what was mended."""
+    lines = ["**Your exercises**", ""]
+    for name in repair.exercises(released):
+        said = one.said.get(name, "not run").splitlines() or [""]
+        lines.append(f"- `{name}`: {said[0] or 'correct'}")
+    if remarks := [*one.report.mended, *one.report.lost, *filter(None, [one.trouble])]:
+        lines += ["", "**Before grading**", "", *(f"- {remark}" for remark in remarks)]
+    return "\n".join(lines)
+
+
+def brief(cell: Cell) -> Cell:
+    """The cell without what makes a page heavy: embedded pictures, and tracebacks longer than their last lines."""
+    cell = {**cell, "source": PICTURE.sub("*(The picture is in your notebook.)*", sync.source_of(cell))}
+    if cell["cell_type"] == "code":
+        cell["outputs"] = [
+            {**o, "traceback": o["traceback"][-1:]} if o.get("output_type") == "error" else o for o in cell["outputs"]
+        ]
+    return cell
+
+
+def scored(one: Submission, notebook: Notebook, released: Notebook, course: Path, executed: Path) -> None:
+    """Points and feedback for one submission; where that fails, it says so and stops nobody else's grading."""
     try:
-        score(one, course, executed)
-    except gradebook.GradingError as error_:
-        one.trouble = f"not graded, look at it yourself: {str(error_).splitlines()[-1][:200]}"
-        return False
+        score(one, notebook, released, course, executed)
+    except Exception as wrong:  # ours, nbgrader's, whatever it is
+        one.trouble = f"not graded, look at it yourself: {_last_line(wrong)}"
+        table = release.points_table({one.assignment: released})
+        one.points = {name: (0.0, points) for _, name, points in table}
+        return
     try:
         gradebook.feedback(course, one.slug, one.assignment)
-    except gradebook.GradingError as error_:
-        one.report.notes.append(f"no feedback page: {str(error_).splitlines()[-1][:200]}")
-    return True
+    except Exception as wrong:
+        one.report.notes.append(f"no feedback page: {_last_line(wrong)}")
+
+
+def _last_line(wrong: Exception) -> str:
+    said = (str(wrong).splitlines() or [""])[-1][:200]
+    return said if isinstance(wrong, gradebook.GradingError) else f"{type(wrong).__name__}: {said}"
 
 
 # --- all of it ------------------------------------------------------------------------------------------
@@ -152,27 +184,29 @@ def grade(folder: Path, out: Path, options: Any) -> list[Submission]:
             release.release([], to=Path(unused), keep=out)
     paths = sorted((out / "source").glob("*/*.ipynb"))
     released = gradebook.generate({path.stem: sync.read_notebook(path) for path in paths}, out)
-    submissions, strays = collect(folder, released)
-    there = [one for one in submissions if one.path is not None]
-    print(f"{len(there)} submissions of {len({one.student for one in submissions})} students", flush=True)
-    if options.look:
-        write_results(submissions, strays, out)
-        print((out / "report.txt").read_text(encoding="utf-8"))
-        return submissions
-    executed = out / "executed"
-    shutil.rmtree(executed, ignore_errors=True)
-    execute(submissions, released, executed, options)
-    for one in submissions:
-        if one.path is None or not scored(one, out, executed):
-            table = release.points_table({one.assignment: released[one.assignment]})
-            one.points = {name: (0.0, points) for _, name, points in table}
+    with tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True) as scratch:
+        submissions, strays = collect(folder, released, Path(scratch) / "unpacked")
+        there = [one for one in submissions if one.path is not None]
+        print(f"{len(there)} submissions of {len({one.student for one in submissions})} students", flush=True)
+        if options.look:
+            print(report(submissions, strays))
+            return submissions
+        if aside := put_aside(out):
+            print(f"the results that were in {out} are now in {aside}")
+        executed = out / "executed"
+        shutil.rmtree(executed, ignore_errors=True)
+        done = []
+        for one, notebook in execute(submissions, released, Path(scratch), options):
+            scored(one, notebook, released[one.assignment], out, executed)
+            done.append(one)
+            write_results([o for o in submissions if o in done], strays, out)  # should it be stopped, these are there
     write_results(submissions, strays, out)
     return submissions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Grade a folder of submissions: FOLDER/<student>/<notebook>.ipynb")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="or the zip that Moodle, Canvas or Gradescope gives")
     parser.add_argument("--out", type=Path, default=ROOT / "grading", help="default: grading/")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="submissions at a time")
     parser.add_argument("--cell-seconds", type=float, default=30, help="the most an exercise or a test may take")
@@ -184,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--look", action="store_true", help="only say what would be mended or is missing")
     options = parser.parse_args(arguments)
     options.seconds = options.seconds or (1800 if options.all_cells else 300)
-    if not options.folder.is_dir():
+    if not options.folder.is_dir() and options.folder.suffix.lower() != ".zip" or not options.folder.exists():
         print(f"there is no folder {options.folder}; give one with a folder for each student in it", file=sys.stderr)
         return 1
     begun = time.monotonic()
@@ -207,10 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"  {one.student:<24}{one.assignment:<22}{points:5g} of {most:<5g}{one.status:<15}{told[:90]}")
     missing = sum(one.path is None for one in submissions)
     if missing:
-        print(f"  ({missing} not handed in, 0 points in the table)")
+        print(f"  ({missing} not handed in: in report.txt, not in the tables)")
     print(
         f"\n{len(submissions) - missing} submissions in {time.monotonic() - begun:.0f} s; in {options.out}: "
-        "grades.csv, exercises.csv, report.txt, feedback/"
+        "grades.csv, exercises.csv, points.csv, canvas.csv, moodle.csv, report.txt, feedback/"
     )
     return 0
 

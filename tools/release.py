@@ -4,9 +4,9 @@
     grading/source/…                            the complete versions that they came from, which make grade needs
 
 Each notebook is one assignment. nbgrader strips it; before that, the picture that a right solution leads to is put,
-folded, under its check, and the badge that would open the solved notebook in Colab goes. After that, the result is
-examined: no cell may show more than half of any
-exercise's solution.
+folded, under its check (under the last question on the way to it, so that it answers none), paragraphs that answer the
+question above them are folded, too, and the badge that would open the solved notebook in Colab goes. After that, the
+result is examined: no cell may show more than half of any exercise's solution.
 """
 
 from __future__ import annotations
@@ -34,6 +34,22 @@ COLAB = (
     "notebook, and upload this file. To hand it in from there: File → Download → Download .ipynb.*"
 )
 STUB = "raise NotImplementedError"
+ANSWER = "<details><summary>Once you have your own answer: what comes of it</summary>"
+# Cells whose first paragraph answers the exercise above them, or the one that it leads to.
+ANSWERS = {
+    "01-079": "bears_noise",
+    "02-053": "noisy_latent",
+    "03-026": "error_factor",
+    "03-073": "five_steps",
+    "04-068": "twins_loss",
+    "05-052": "guidance_exponents",
+    "05-074": "chance_right",
+    "06-024": "first_guess",
+    "06-045": "mix_std",
+    "06-076": "doubled_steps",
+}
+# Words in an exercise that answer another one.
+TELLING = {"05-046": (", w = 0 the unconditional one", "")}  # w_zero
 
 Cell = dict[str, Any]
 Notebook = dict[str, Any]
@@ -82,17 +98,40 @@ def _picture(cell: Cell) -> str | None:
 
 
 def with_pictures(notebook: Notebook) -> Notebook:
-    """A copy in which a folded Markdown cell with the expected picture follows each check that has one."""
-    cells: list[Cell] = []
-    for index, cell in enumerate(notebook["cells"]):
-        cells.append(cell)
-        picture = expected_picture(notebook["cells"], index) if facts.check_name(cell) else None
+    """A copy in which a folded Markdown cell with the expected picture follows each check that has one.
+
+    Where questions stand between the check and the cell that draws the picture, it follows the check of the last one.
+    """
+    before: list[Cell] = notebook["cells"]
+    questions = [i for i, cell in enumerate(before) if facts.check_name(cell) and is_prediction(before[i - 1])]
+    below: dict[int, list[Cell]] = {}
+    for index, cell in enumerate(before):
+        picture = expected_picture(before, index) if facts.check_name(cell) else None
         if picture is None:
             continue
+        drawn = next(i for i, one in enumerate(before) if _picture(one) == picture)
+        place = max([index, *(i for i in questions if index < i < drawn)])
+        of = "" if place == index else f" (of `{facts.check_name(cell)}`)"
         # A data URI, since Colab draws no attachments.
-        text = f"{EXPECTED}\n\n![the expected picture](data:image/png;base64,{picture})\n\n</details>"
-        cells.append({"cell_type": "markdown", "id": f"{cell['id']}-expected", "metadata": {}, "source": text})
-    return {**notebook, "cells": cells}
+        text = f"{EXPECTED}{of}\n\n![the expected picture](data:image/png;base64,{picture})\n\n</details>"
+        new = {"cell_type": "markdown", "id": f"{cell['id']}-expected", "metadata": {}, "source": text}
+        below.setdefault(place, []).append(new)
+    return {**notebook, "cells": [one for i, cell in enumerate(before) for one in (cell, *below.get(i, []))]}
+
+
+def with_answers_folded(notebook: Notebook) -> Notebook:
+    """A copy in which nothing that is read on the way answers a question before it was asked, or right below it."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook["cells"]:
+        if cell.get("id") in ANSWERS:
+            parts = sync.source_of(cell).split("\n\n")
+            first = next(i for i, part in enumerate(parts) if not part.startswith("#"))
+            band, _, text = parts[first].rpartition("-->\n")  # a comment that the course's own tests read
+            parts[first] = f"{band}{'-->' if band else ''}\n\n{ANSWER}\n\n{text}\n\n</details>".strip()
+            cell["source"] = "\n\n".join(parts)
+        if cell.get("id") in TELLING:
+            cell["source"] = sync.source_of(cell).replace(*TELLING[cell["id"]])
+    return notebook
 
 
 def without_badge(notebook: Notebook) -> Notebook:
@@ -123,7 +162,7 @@ def with_given(notebook: Notebook, drop: Sequence[str]) -> Notebook:
 
 def prepare(notebook: Notebook, drop: Sequence[str] = ()) -> Notebook:
     """What nbgrader's generate_assignment is given."""
-    return with_given(without_badge(with_pictures(notebook)), drop)
+    return with_given(without_badge(with_answers_folded(with_pictures(notebook))), drop)
 
 
 # --- after nbgrader -----------------------------------------------------------------------------------------

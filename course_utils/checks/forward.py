@@ -46,8 +46,6 @@ def _expect_float(result: Any, shape: tuple[int, ...], what: str) -> None:
     expect_shape(result, shape, what)
     if not result.is_floating_point():
         raise Mistake(f"{what} must hold floats, got {result.dtype}")
-    if result.dtype in (torch.float16, torch.bfloat16):
-        raise Mistake(f"{what} has half precision, {result.dtype}: that keeps three digits; float32 was given")
     if not bool(result.isfinite().all()):
         raise Mistake(f"{what} holds NaN or infinity")
 
@@ -92,6 +90,17 @@ def _check_mix(candidate: Mix, keep: Callable[[NoiseSchedule], Tensor], name: st
     if not _agree(flat, mix(table[[4, 4, 4]], x[:, :, 0, 0], noise[:, :, 0, 0])):
         raise Mistake("with t given as one int (here 4) the numbers are off: it holds for all samples")
     expect_dtype(candidate(schedule, x.double(), t, noise.double()), torch.float64, "x")
+    ends = torch.tensor([0, 6, 0])
+    for t_end, k_end, which in [(ends, table[ends], "t = 0 and t = T − 1"), (0, table[[0] * 3], "t = 0, an int")]:
+        if not _agree(candidate(schedule, x, t_end, noise), mix(k_end)):
+            raise Mistake(
+                f"at the ends of the table ({which}) the numbers are off: t = 0 is the first step and adds noise as "
+                "any other does, and T − 1 is the last; nothing is clamped or left out there"
+            )
+    square = candidate(schedule, x[:, 0], t, noise[:, 0])
+    expect_shape(square, (3, 4, 4), "with x of shape [3, 4, 4] the result")
+    if not _agree(square, mix(k, x[:, 0], noise[:, 0])):
+        raise Mistake("for x of shape [3, 4, 4] the numbers are off: x is [B, …], whatever follows B")
 
     x_leaf = x.clone().requires_grad_()
     (gradient,) = gradients_of(candidate(schedule, x_leaf, t, noise).sum(), {"x": x_leaf})
@@ -153,7 +162,7 @@ def jump(candidate: Callable[..., Any]) -> None:
     schedule, g = _random_schedule(), fresh_generator()
     x, noise = torch.randn(3, 2, 4, 4, generator=g), torch.randn(3, 2, 4, 4, generator=g)
     before = [x.clone(), noise.clone()]
-    for s, t in [(1, 4), (2, 3), (0, 5)]:
+    for s, t in [(1, 4), (2, 3), (0, 5), (3, 6)]:
         keep = math.prod(schedule.alphas[s + 1 : t + 1].tolist())
         bar, bar_s = schedule.alphas_cumprod[t].item(), schedule.alphas_cumprod[s].item()
         with_s = math.prod(schedule.alphas[s : t + 1].tolist())
@@ -227,7 +236,7 @@ def linear_betas(candidate: Callable[..., Any]) -> None:
 
 
 def _three(values: Tensor) -> str:
-    return ", ".join(f"{v:.4g}" for v in values[:3].tolist()) + ", …"
+    return ", ".join(f"{v:.4g}" for v in values[:3].tolist()) + ", …" * (len(values) > 3)
 
 
 @check_for(schedules.cosine_betas)
@@ -310,6 +319,14 @@ def snr(candidate: Callable[[Tensor], Any]) -> None:
         if not _agree(result, right):
             first = alpha_bar.flatten()[0].item()
             raise name_it(result, slips, f"for alpha_bar = {first:.3f} it should be {first / (1 - first):.3f}", _agree)
+    ends = torch.tensor([0.0, 0.002, 0.998], dtype=torch.float64)
+    right = torch.tensor([0.0, 0.002 / 0.998, 499.0], dtype=torch.float64)
+    result = candidate(ends)
+    if not _agree(result, right):
+        raise Mistake(
+            f"for alpha_bar = 0, 0.002 and 0.998 it should be 0, 0.002004 and 499, got {_three(result)}: "
+            "the ratio has no upper or lower bound here"
+        )
 
 
 def half_noise_steps(schedule: NoiseSchedule) -> int:

@@ -62,6 +62,15 @@ def drop_condition(candidate: Callable[..., Any]) -> None:
         raise Mistake("two calls with equally seeded generators differ: draw with torch.rand(…, generator=generator)")
     if torch.equal(candidate(context, uncond, p, torch.Generator().manual_seed(4)), again):
         raise Mistake("two differently seeded generators drop the same samples: the draw must come from the generator")
+    many = [candidate(context, uncond, 0.5, fresh_generator()) for _ in range(12)]
+    if len({int((one == uncond).flatten(1).all(dim=1).sum()) for one in many}) == 1:
+        raise Mistake(
+            "the same number of samples is dropped in each batch: each sample is dropped by chance, on its own, so "
+            "that the number differs from batch to batch"
+        )
+    one = [candidate(context[:1], uncond, 0.5, fresh_generator()) for _ in range(24)]
+    if len({bool(torch.equal(o, uncond)) for o in one}) == 1:
+        raise Mistake("a batch of one sample is never dropped, or always: p holds for each sample on its own")
     generator = torch.Generator().manual_seed(3)
     first, second = (candidate(context, uncond, p, generator) for _ in range(2))
     if torch.equal(first, second):
@@ -141,6 +150,14 @@ def guided(candidate: Callable[..., Any]) -> None:
         without = _toy_denoiser(x_t, t, uncond.expand(4, -1, -1))
         right = without + w * (with_condition - without)
         if close(result, right):
+            again, later = random_tensor(4, 2, 3, 3), torch.tensor([7, 2, 800, 40])
+            with_condition = _toy_denoiser(again, later, cond.expand(4, -1, -1))
+            without = _toy_denoiser(again, later, uncond.expand(4, -1, -1))
+            if not close(denoiser(again, later), without + w * (with_condition - without)):
+                raise Mistake(
+                    "the first call is right, the second is not: sampling calls it at every step, with another x_t and "
+                    "t, so both predictions have to be made anew each time"
+                )
             continue
         slips = {
             "conditional and unconditional are swapped: start from uncond and go towards cond": with_condition

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -60,6 +61,10 @@ class _Recorder:
                 f"the denoiser wants t as a LongTensor [B], one time a sample; it got {given}: "
                 "torch.full((len(x),), t, device=x.device)"
             )
+        if t.device != x.device:
+            raise Mistake("on a GPU it would fail, for t is made on the CPU: torch.full((len(x),), t, device=x.device)")
+        if x.device.type != "cpu":
+            return x
         self.times.append(int(t[0]))
         return torch.tanh(x.roll(1, dims=-1)) + 0.003 * t.reshape(-1, 1, 1, 1)
 
@@ -121,6 +126,12 @@ def draw_latents(candidate: Callable[..., Any]) -> None:
             raise name_it(steps[-1], wrong, "the last x is not what DDIM gives; compare your loop with the formula")
         if not all(close(a, b) for a, b in zip(steps, right, strict=True)):
             raise Mistake("only the last x is right: an x that was yielded is changed later; write x = …, not x[…] = …")
+    far = torch.zeros(2, 4, 3, 3, device="meta")  # stands for a GPU
+    with suppress(RuntimeError, TypeError, ValueError):  # what has to read numbers stops there, which is no mistake
+        list(candidate(_Recorder(), schedule, far, torch.tensor([30, 10]), "sample"))
+    *_, one = candidate(_Recorder(), schedule, x_T, torch.tensor([59]), "sample")
+    if not close(one, list(_draw_latents(_Recorder(), schedule, x_T, torch.tensor([59]), "sample"))[-1]):
+        raise Mistake("with a single timestep it must go from there to −1 at once")
     # A denoiser that knows the one picture there is must lead to it, wherever the walk begins.
     x_0 = random_tensor(1, 4, 2, 2)
     *_, last = candidate(
@@ -234,7 +245,11 @@ def slerp(candidate: Callable[..., Any]) -> None:
     e1, e2 = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     noise = 0.04 * random_tensor(4, 8, 8)
     other = 0.5 * noise + 0.03 * random_tensor(4, 8, 8)  # short and not at right angles: no two slips look alike
-    for a, b, weight in ((noise, other, 0.3), (e1, e2, 0.5), (e1, e2, 1 / 3)):
+    blunt = 0.02 * random_tensor(4, 8, 8) - 0.6 * noise  # more than a right angle away
+    a_little = torch.tensor([10.0, 0.8])  # 0.08 from the first axis: an arc still
+    for a, b, weight in (
+        (noise, other, 0.3), (e1, e2, 0.5), (e1, e2, 1 / 3), (noise, blunt, 0.3), (10 * e1, a_little, 0.5)
+    ):  # fmt: skip
         before = [a.clone(), b.clone()]
         result = candidate(a, b, weight)
         expect_shape(result, tuple(a.shape))
@@ -244,7 +259,8 @@ def slerp(candidate: Callable[..., Any]) -> None:
         first, second = math.sin((1 - weight) * angle) / math.sin(angle), math.sin(weight * angle) / math.sin(angle)
         right = first * a.double() + second * b.double()
         cosine = float(x @ y / (x.norm() * y.norm()))
-        far = math.acos(max(-1.0, min(1.0, float(x @ y))))
+        far, sharp = math.acos(max(-1.0, min(1.0, float(x @ y)))), math.acos(abs(cosine))
+        from_a, from_b = (math.sin(w * sharp) / math.sin(sharp) * z for w, z in ((1 - weight, a), (weight, b)))
         slips = {
             "divide by both lengths: the cosine of the angle is a · b / (‖a‖ ‖b‖)": (
                 math.sin((1 - weight) * far) * a + math.sin(weight * far) * b
@@ -263,6 +279,8 @@ def slerp(candidate: Callable[..., Any]) -> None:
             / math.hypot(1 - weight, weight),
             "that is a straight line: the weights are sines of parts of the angle": (1 - weight) * a + weight * b,
             "the two are swapped: weight 0 must give a": second * a + first * b,
+            "the angle may be obtuse: its cosine keeps its sign": from_a + from_b,
+            "neither end is turned round: for an obtuse angle the arc is simply longer": from_a - from_b,
             "the division by sin(angle) is missing": (first * a + second * b) * math.sin(angle),
             "the result is brought to length 1; the arc keeps the length of a and b": right / right.norm(),
         }
@@ -347,9 +365,9 @@ def strength_timesteps(candidate: Callable[..., Any]) -> None:
 @check_for(package.inpaint_blend)
 def inpaint_blend(candidate: Callable[..., Any]) -> None:
     """Where the mask is 1 the sampler's value, where it is 0 the known one; one mask may serve for all."""
-    for mask_batch in (3, 1):
+    for mask_shape in ((3, 1, 8, 8), (1, 1, 8, 8), (3, 4, 8, 8), (8, 8)):
         x_t, known_t = random_tensor(3, 4, 8, 8), random_tensor(3, 4, 8, 8)
-        mask = (random_tensor(mask_batch, 1, 8, 8) > 0).float()
+        mask = (random_tensor(*mask_shape) > 0).float()
         before = [x_t.clone(), known_t.clone(), mask.clone()]
         result = candidate(x_t, known_t, mask)
         expect_shape(result, (3, 4, 8, 8))
@@ -367,6 +385,10 @@ def inpaint_blend(candidate: Callable[..., Any]) -> None:
             "a minus between the two parts: add them": mask * x_t - (1 - mask) * known_t,
             "the first sample's mask is used for all": torch.where(mask[:1].bool(), x_t, known_t),
         }
+        if mask.ndim == 4:
+            slips["a mask may differ from channel to channel: the first channel's is used for all"] = torch.where(
+                mask[:, :1].bool(), x_t, known_t
+            )
         if not close(result, right):
             raise name_it(result, slips, "it must be x_t where the mask is 1 and known_t where it is 0")
     expect_dtype(candidate(x_t.double(), known_t.double(), mask.double()), torch.float64, "x_t")

@@ -22,15 +22,17 @@ from course_utils.checks.base import (
 )
 from course_utils.checks.oracles import SHAPE, alpha_bar, short_schedule
 from course_utils.diffusion import reverse as package
+from course_utils.diffusion.schedule import NoiseSchedule
 
 
 @check_for(package.predict_x0)
 def predict_x0(candidate: Callable[..., Any]) -> None:
     """x_t is built from a known x_0; the right prediction of each type must give that x_0 back."""
-    schedule = short_schedule()
-    for shape, t, given in [
-        (SHAPE, torch.tensor([2, 9, 15]), torch.tensor([2, 9, 15])),
-        ((4, 3), torch.tensor([12]).expand(4), 12),
+    short, ends = short_schedule(), torch.tensor([0, 19, 998])
+    for schedule, shape, t, given in [
+        (short, SHAPE, torch.tensor([2, 9, 15]), torch.tensor([2, 9, 15])),
+        (short, (4, 3), torch.tensor([12]).expand(4), 12),
+        (NoiseSchedule.linear(), SHAPE, ends, ends),  # ᾱ from 0.9999 down to 0.00004
     ]:
         x_0, noise = random_tensor(*shape), random_tensor(*shape)
         bar = alpha_bar(schedule, t, x_0)

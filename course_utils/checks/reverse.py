@@ -111,6 +111,16 @@ def posterior(candidate: Callable[..., Any]) -> None:
             "at t = 0 the step before is the clean x_0 (ᾱ_prev is 1): mean x_0, variance 0. "
             "schedule.alpha_bar(−1) is 1; alphas_cumprod[−1] is the last one"
         )
+    if bool((variance.abs() > 1e-7).any()):
+        raise Mistake("at t = 0 the variance is 0, not a small number: nothing is uncertain there; no floor is wanted")
+    thousand, t = NoiseSchedule.linear(), torch.tensor([1, 2, 40])
+    mean, variance = _pair(candidate(thousand, x_0, x_t, t), x_t)
+    right_mean, right_variance = true_posterior(thousand, x_0, x_t, t, t - 1)
+    if not bool(((variance / right_variance - 1).abs() < 1e-2).all()) or not close(mean, right_mean, 1e-3):
+        raise Mistake(
+            "near t = 0 of the linear schedule of 1,000 steps the numbers are off: variances of 0.00005 are right "
+            "there, no floor is wanted"
+        )
     x_0.requires_grad_()
     x_t.requires_grad_()
     gradients_of(candidate(schedule, x_0, x_t, 9)[0].sum(), {"x_0": x_0, "x_t": x_t})

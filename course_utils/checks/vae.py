@@ -41,7 +41,7 @@ _compression.__name__ = "compression"
 @check_for(_compression)
 def compression(candidate: Callable[..., Any]) -> None:
     """3 · side² numbers in the picture, latent_channels · (side / factor)² in the latent."""
-    for side, factor, channels in [(32, 4, 4), (64, 8, 4), (256, 16, 8)]:
+    for side, factor, channels in [(32, 4, 4), (64, 8, 4), (256, 16, 8), (30, 3, 4), (64, 2, 16)]:
         got = one_number(candidate(side, factor, channels), "compression(side, factor, latent_channels)")
         right = _compression(side, factor, channels)
         call = f"compression({side}, {factor}, {channels})"
@@ -56,6 +56,8 @@ def compression(candidate: Callable[..., Any]) -> None:
         }.items():
             if _same(got, wrong):
                 raise Mistake(f"{call} gives {got:g}: {message}")
+        if got == round(right) and not _same(got, right):
+            raise Mistake(f"{call} gives {got:g}: the ratio need not be a whole number, here it is {right:g}")
         if not _same(got, right):
             raise Mistake(
                 f"{call} gives {got:g}; count 3 · side · side numbers in the picture, and in the latent "
@@ -216,7 +218,7 @@ def best_variance(candidate: Callable[..., Any]) -> None:
 @check_for(package.vae_loss)
 def vae_loss(candidate: Callable[..., Any]) -> None:
     """Mean squared error + β · mean KL / numbers in a picture."""
-    for shape, beta in [((3, 3, 4, 4), 0.7), ((5, 3, 2, 6), 3.0)]:
+    for shape, beta in [((3, 3, 4, 4), 0.7), ((5, 3, 2, 6), 3.0), ((4, 7), 1.5), ((2, 3, 5), 0.0)]:
         batch, size = shape[0], math.prod(shape[1:])
         # Sizes at which no wrong value below comes near another, whatever is drawn.
         x, reconstruction = 2 * random_tensor(*shape), 2 * random_tensor(*shape)
@@ -254,6 +256,8 @@ def vae_loss(candidate: Callable[..., Any]) -> None:
                 f"wrong value: {result.item():.4f}, should be {(error + beta * penalty).item():.4f}: the mean "
                 "squared error plus β times the batch's mean divergence over the numbers in one picture",
             )
+        if beta == 0:
+            continue
         reconstruction.requires_grad_()
         kl.requires_grad_()
         wanted = [-2 * difference / x.numel(), torch.full((batch,), beta / size / batch)]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import classroom
+import field
 import grade
 import pytest
 import release
 import sync
 from autograde import cells as facts
-from autograde import collect, pool, repair
+from autograde import collect, gradebook, pool, repair, results
 from autograde.kernel import Kernel, environment_for
 
 TWO, THREE = "02_forward_process", "03_reverse_elbo"
@@ -197,7 +200,7 @@ def test_collecting(books: Books, tmp_path: Path) -> None:
     classroom.write(tmp_path, "Bob", f".ipynb_checkpoints/{TWO}.ipynb", right)
     (tmp_path / "lost.ipynb").write_text("{}")
     (tmp_path / "Bob" / "gone.ipynb").symlink_to(tmp_path / "nowhere.ipynb")
-    found, strays = collect.collect(tmp_path, released)
+    found, strays = collect.collect(tmp_path, released, tmp_path / ".unpacked")
     by_name = {one.student: one for one in found}
     assert {one.assignment for one in found} == {TWO}
     assert by_name["Ann"].path == tmp_path / "Ann" / "old" / f"{TWO}.ipynb"
@@ -236,8 +239,70 @@ def test_a_kernel_that_loops_dies_or_floods(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_fails_is_an_answer_not_an_error(tmp_path: Path) -> None:
-    job = {"scratch": str(tmp_path / "w"), "executed": str(tmp_path / "none"), "seconds": 5, "gigabytes": 4}
-    assert "the grader's own process stopped" in pool.run_one(job)
+    job = {"scratch": str(tmp_path / "w"), "seconds": 5, "gigabytes": 4}
+    assert "the grader's own process stopped" in pool.run_one(job)[0]
+
+
+def test_what_a_submission_leaves_running_is_ended() -> None:
+    """A process that forked twice has left its family, but not its worker."""
+    code = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from autograde import worker
+worker.adopt()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(0)
+os.wait()
+print(worker.reap(), worker.reap())
+"""
+    tools = str(Path(grade.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code, tools], capture_output=True, text=True, timeout=120)
+    first, second = done.stdout.split()
+    assert int(first) >= 1 and second == "0", done.stderr
+
+
+@pytest.mark.parametrize("broken", ["grade", "points", "feedback"])
+def test_where_our_own_part_fails_the_others_are_graded(
+    books: Books, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    released = books[0][TWO]
+    for part, answer in (("grade", None), ("points", {}), ("feedback", None)):
+        monkeypatch.setattr(gradebook, part, lambda *_, answer=answer: answer)
+
+    def fails(*_: Any) -> None:
+        raise KeyError("02_forward_process-snr")
+
+    monkeypatch.setattr(gradebook, broken, fails)
+    one = collect.Submission("Ann", "Ann", TWO, tmp_path / "x.ipynb", released)
+    grade.scored(one, grade.not_run(released, "why"), released, tmp_path, tmp_path / "executed")
+    if broken == "feedback":
+        assert "no feedback page" in one.report.notes[0]
+    else:
+        assert one.status == "stopped" and "look at it yourself" in one.trouble and len(one.points) == 8
+
+
+def test_results_are_put_aside_and_written_for_platforms(tmp_path: Path) -> None:
+    assert results.put_aside(tmp_path) is None
+    ann = collect.Submission("Ann", "Ann", TWO, tmp_path / "x", number="17", points={"snr": (1.0, 1.0)})
+    none = collect.Submission("Ann", "Ann", THREE, number="17", trouble="nothing was handed in")
+    eve = collect.Submission("=Eve", "_Eve", TWO, tmp_path / "y", points={"snr": (0.0, 1.0)}, said={"snr": "no"})
+    results.write_results([ann, none, eve], ["a stray"], tmp_path)
+    assert [row["notebook"] for row in read_csv(tmp_path / "grades.csv")] == [TWO, TWO]
+    assert read_csv(tmp_path / "points.csv")[0] == {"student": "Ann", "id": "17", TWO: "1", THREE: "", "total": "1"}
+    canvas = read_csv(tmp_path / "canvas.csv")
+    assert canvas[0]["Student"].strip() == "Points Possible" and canvas[0][TWO] == "1"
+    assert (canvas[1]["ID"], canvas[1][TWO]) == ("17", "1") and canvas[2]["Student"] == "'=Eve"
+    assert read_csv(tmp_path / "moodle.csv")[0]["Identifier"] == "Participant 17"
+    assert "a stray\n" in (tmp_path / "report.txt").read_text() and f"Ann, {THREE}: not handed in" in (
+        tmp_path / "report.txt"
+    ).read_text(encoding="utf-8")
+    for _ in range(2):
+        aside = results.put_aside(tmp_path)
+        assert aside is not None and len(list(aside.iterdir())) == 6
+    assert len(list((tmp_path / "earlier").iterdir())) == 2
 
 
 # --- all of it, with nbgrader and real kernels ------------------------------------------------------------------
@@ -272,6 +337,8 @@ def test_grading_notebooks_02_and_03(books: Books, tmp_path: Path, capsys: pytes
     classroom.write(folder, "=Bob", f"{THREE}.ipynb", classroom.with_text(borrowed, "gaussian_kl", classroom.QUITS))
     classroom.write(folder, "=Bob", f"{TWO}.ipynb", released[TWO])
     classroom.write(folder, "Eve", f"{THREE}.ipynb", b"%PDF-1.4")
+    together = field.merged(classroom.solutions(sources[TWO]), into_own=True)(right2)
+    classroom.write(folder, "Cy", f"{TWO}.ipynb", field.with_line_ends("\r\n")(together))
     (folder / "Zoe").mkdir()
     run(folder, out, capsys, "--cell-seconds", "20")
 
@@ -281,12 +348,11 @@ def test_grading_notebooks_02_and_03(books: Books, tmp_path: Path, capsys: pytes
     assert got == {
         ("Ann Solved", TWO): (all2, "graded"),
         ("Ann Solved", THREE): (all3, "graded"),
+        ("Cy", TWO): (all2, "graded"),
         ("'=Bob", TWO): (0, "graded"),
         ("'=Bob", THREE): (all3 - 2 - 1 - 2, "graded"),  # posterior, gaussian_kl and predict_x0; the steps use them
         ("Eve", TWO): (1 + 1 + 1, "graded"),  # the two questions and snr, whose warning costs nothing
         ("Eve", THREE): (0, "not readable"),
-        ("Zoe", TWO): (0, "not handed in"),
-        ("Zoe", THREE): (0, "not handed in"),
     }
     said = {(r["student"], r["exercise"]): r["what the check said"] for r in read_csv(out / "exercises.csv")}
     assert "not solved yet" in said["'=Bob", "jump"]
@@ -296,8 +362,9 @@ def test_grading_notebooks_02_and_03(books: Books, tmp_path: Path, capsys: pytes
     assert "allocate" in said["Eve", "linear_betas"] and said["Eve", "snr"] == ""
     report = (out / "report.txt").read_text(encoding="utf-8")
     assert "mended: the test of posterior was missing: put back" in report and "not JSON" in report
+    assert f"Zoe, {TWO}: not handed in" in report
     pages = {path.parent.parent.name: path.read_text(encoding="utf-8") for path in out.glob(f"feedback/*/{TWO}/*.html")}
-    assert set(pages) == {"Ann_Solved", "_Bob", "Eve"} and "Before grading" in pages["Ann_Solved"]
+    assert set(pages) == {"Ann_Solved", "_Bob", "Cy", "Eve"} and "Your exercises" in pages["Ann_Solved"]
 
 
 @pytest.mark.slow
@@ -329,7 +396,9 @@ def test_every_notebook_solved_and_blank_with_real_kernels(tmp_path: Path, capsy
 def test_looking_only(books: Books, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     released, _, out = books
     classroom.write(tmp_path / "in", "Ann", f"{TWO}.ipynb", classroom.stripped(released[TWO]))
+    (out / "grades.csv").write_text("the results")
     assert "mended: the marks of forward_step" in run(tmp_path / "in", out, capsys, "--look")
+    assert (out / "grades.csv").read_text() == "the results", "looking writes nothing"
 
 
 def test_wrong_folders_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,20 +86,46 @@ def test_pictures_are_shown_but_not_where_they_would_answer(everything: Any) -> 
         folded = [i for i, cell in enumerate(book["cells"]) if release.EXPECTED in sync.source_of(cell)]
         assert folded, f"{name} shows no expected picture"
         for index in folded:
-            assert facts.check_name(book["cells"][index - 1])
+            above = next(c for c in reversed(book["cells"][:index]) if release.EXPECTED not in sync.source_of(c))
+            assert facts.check_name(above)
             assert "](data:image/png;base64,iVBOR" in sync.source_of(book["cells"][index])
-            assert not release.is_prediction(book["cells"][index - 2])
     questions = [
         c for book in released.values() for c in book["cells"] if facts.exercise_name(c) and release.is_prediction(c)
     ]
     assert len(questions) >= 5
 
 
-def test_a_tag_says_which_picture_is_expected() -> None:
-    def cell(text: str, picture: str = "", **metadata: Any) -> dict[str, Any]:
-        outputs = [{"output_type": "display_data", "data": {"image/png": picture}}] if picture else []
-        return {"cell_type": "code", "source": text, "metadata": metadata, "outputs": outputs}
+def test_what_answers_a_question_is_folded(everything: Any) -> None:
+    """The paragraph below it, and pictures that an earlier exercise leads to but a question stands before."""
+    released, _ = everything
+    cells = {cell["id"]: cell for book in released.values() for cell in book["cells"]}
+    names = {facts.exercise_name(cell) for cell in cells.values()}
+    for where, question in release.ANSWERS.items():
+        assert question in names and sync.source_of(cells[where]).count(release.ANSWER) == 1
+    told, gone = next(iter(release.TELLING.items()))
+    assert gone[0] not in sync.source_of(cells[told])
+    order = [cell["id"] for cell in released["02_forward_process"]["cells"]]
+    assert order.index("02-028-expected") > order.index("02-031"), "its figure answers half_noise"
 
+
+def cell(text: str, picture: str = "", **metadata: Any) -> dict[str, Any]:
+    outputs = [{"output_type": "display_data", "data": {"image/png": picture}}] if picture else []
+    return {"cell_type": "code", "source": text, "metadata": metadata, "outputs": outputs, "id": text[-9:]}
+
+
+def test_a_picture_answers_no_question_on_the_way() -> None:
+    cells = [
+        cell("# exercise: this notebook · f\ndef f(x):\n    return x"),
+        cell("# check: f · 1 point\nf = check.f(f)"),
+        cell("# exercise: this notebook · q\ndef q():\n    return 1"),
+        cell("# check: q · 1 point\nq = check.q(q)"),
+        cell("draw(f)", "drawn with f"),
+    ]
+    made = release.with_pictures({"cells": cells})["cells"]
+    assert [release.EXPECTED in sync.source_of(c) for c in made] == [False, False, False, False, True, False]
+
+
+def test_a_tag_says_which_picture_is_expected() -> None:
     cells = [
         cell("# exercise: this notebook · f\ndef f(x):\n    return x"),
         cell("# check: f · 1 point\nf = check.f(f)"),
@@ -206,8 +232,7 @@ def points_of(
     monkeypatch.setenv("COURSE_PROFILE", "smoke")
     options = type("Options", (), {"all_cells": False, "cell_seconds": 60, "seconds": 600, "gigabytes": 4})
     one = Submission("s", "s", "book", notebook=notebook)
-    (folder / "executed" / "s").mkdir(parents=True)
-    submission = grading_worker.Run(grade.job_for(one, released, folder, folder / "executed", options))
+    submission = grading_worker.Run(grade.job_for(one, released, folder, options))
     submission.grade()
     assert submission.notes == []
     cells = [nbformat.from_dict(cell) for cell in submission.cells]

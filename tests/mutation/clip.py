@@ -45,6 +45,16 @@ def by_string(symbols, pair):
     return tuple(" ".join(symbols).replace(" ".join(pair), "".join(pair)).split())
 
 
+def joined_alike(symbols, pair):
+    merged, i = [], 0
+    while i < len(symbols):
+        both = len(symbols) > i + 1 and len(symbols[i]) < sum(map(len, pair))
+        both = both and "".join(symbols[i : i + 2]) == "".join(pair)
+        merged.append("".join(symbols[i : i + 2]) if both else symbols[i])
+        i += 2 if both else 1
+    return tuple(merged)
+
+
 def first_only(symbols, pair):
     for i in range(len(symbols) - 1):
         if tuple(symbols[i : i + 2]) == pair:
@@ -136,6 +146,11 @@ def scaled_by(power):
 
 def upside_down(scores, mask):
     return (scores if mask is None else scores.masked_fill(mask, -torch.inf)).softmax(-1)
+
+
+def bare(scores):
+    """A softmax as it stands in the book: in float32 exp(89) is infinite."""
+    return scores.exp() / scores.exp().sum(-1, keepdim=True)
 
 
 def filled_with(value):
@@ -235,6 +250,8 @@ RIGHT = {
         lambda: {9, 8, 7, 6, 5},
     ],
     "perfect_loss": [
+        lambda n, scale: F.cross_entropy(scale * torch.eye(n), torch.arange(n)),
+        lambda n, scale: -torch.tensor([scale] + [0.0] * (n - 1)).log_softmax(0)[0].item(),
         lambda n, scale: math.log(1 + (n - 1) * math.exp(-scale)),
         lambda n, scale: -torch.tensor([scale] + [0.0] * (n - 1)).double().log_softmax(0)[0],
         lambda n, scale: -math.log(math.exp(scale) / (math.exp(scale) + n - 1)),
@@ -261,6 +278,7 @@ WRONG = {
         (lambda copies: None, "return missing"),
     ],
     "merge_pair": [
+        (joined_alike, "both symbols"),
         (overlapping, "final symbol lost"),
         (by_string, "compared whole"),
         (first_only, "not only the first"),
@@ -273,6 +291,8 @@ WRONG = {
         (lambda symbols, pair: None, "tuple"),
     ],
     "attention_weights": [
+        (softmax_of(lambda s, m: bare(s if m is None else s.masked_fill(~m, -torch.inf))), "overflows"),
+        (lambda q, k, mask=None: layers.attention_weights(q, k, mask).half(), "half precision"),
         (scaled_by(0.5), "not divided"),
         (scaled_by(-0.5), "by d"),
         (scaled_by(1.0), "multiplied by √d"),
@@ -318,6 +338,7 @@ WRONG = {
         (lambda: None, "list of positions"),
     ],
     "perfect_loss": [
+        (lambda n, scale: round(math.log(1 + (n - 1) * math.exp(-scale)), 4), "should be"),
         (lambda n, scale: math.log(1 + n * math.exp(-scale)), "n − 1"),
         (lambda n, scale: math.log(1 + (n - 1) * math.exp(scale)), "sign of the exponent"),
         (lambda n, scale: math.exp(scale) / (math.exp(scale) + n - 1), "probability"),
@@ -350,6 +371,8 @@ WRONG = {
         (lambda x, y, s: F.cross_entropy(logits_of(x, y, s), partner(x), reduction="none"), "shape"),
     ],
     "zero_shot": [
+        (lambda x, y, scale=100.0: bare(scale * x @ y.T), "overflows"),
+        (lambda x, y, scale=100.0: (min(scale, 100) * x @ y.T).softmax(-1), "a large scale"),
         (lambda x, y, scale=100.0: (scale * x @ y.T).softmax(0), "over the pictures"),
         (lambda x, y, scale=100.0: (x @ y.T / scale).softmax(-1), "divided"),
         (lambda x, y, scale=100.0: (x @ y.T).softmax(-1), "not used"),

@@ -71,6 +71,15 @@ def first_time_for_all(function: Callable) -> Callable:
     return lambda s, x, t, n: function(s, x, torch.as_tensor(t).reshape(-1)[:1].expand(len(x)), n)
 
 
+def at(t, x):
+    return torch.as_tensor(t).expand(len(x)).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def only_for_pictures(function: Callable) -> Callable:
+    """Pictures [B, C, h, w] and rows [B, n]; of anything else the first sample's t is taken."""
+    return lambda s, x, t, n: (first_time_for_all(function) if x.ndim == 3 else function)(s, x, t, n)
+
+
 def mistakes_of_both(function: Callable) -> list[tuple[Callable, str]]:
     """Slips that have nothing to do with which table is used."""
     return [
@@ -82,6 +91,12 @@ def mistakes_of_both(function: Callable) -> list[tuple[Callable, str]]:
         (lambda s, x, t, n: 3 * function(s, x, t, n), "variance 9.000"),
         (lambda s, x, t, n: function(s, x, t, n).float(), "dtype"),
         (lambda s, x, t, n: function(s, x, t, -n), "a minus before the noise"),
+        (lambda s, x, t, n: torch.where(at(t, x) == 0, x, function(s, x, t, n)), "at the ends"),
+        (lambda s, x, t, n: function(s, x, torch.as_tensor(t).clamp(min=1), n), "at the ends"),
+        (lambda s, x, t, n: function(s, x, torch.as_tensor(t).clamp(max=5), n), "at the ends"),
+        (lambda s, x, t, n: function(s, x, t or 1, n) if isinstance(t, int) else function(s, x, t, n), "an int"),
+        (only_for_pictures(function), "[3, 4, 4]"),
+        (lambda s, x, t, n: function(s, x, t, n).half(), "half precision"),
     ]
 
 
@@ -264,6 +279,10 @@ WRONG = {
     ],
     "snr": [
         (lambda a: (1 - a) / a, "on top"),
+        (lambda a: (a / (1 - a)).clamp(max=5), "bound"),
+        (lambda a: (a / (1 - a)).clamp(max=100), "bound"),
+        (lambda a: a / (1 - a).clamp(min=1e-2), "bound"),
+        (lambda a: a.clamp(min=1e-2) / (1 - a), "bound"),
         (lambda a: (a / (1 - a)) ** 0.5, "without the square root"),
         (lambda a: (a / (1 - a)).log(), "logarithm"),
         (lambda a: 10 * (a / (1 - a)).log10(), "decibels"),

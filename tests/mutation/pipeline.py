@@ -26,7 +26,7 @@ def as_a_list(denoiser, schedule, x, timesteps, prediction_type="v_prediction"):
     for i in range(len(timesteps)):
         t = int(timesteps[i])
         t_prev = int(timesteps[i + 1]) if i + 1 < len(timesteps) else -1
-        t_batch = torch.tensor([t] * x.shape[0])
+        t_batch = torch.tensor([t] * x.shape[0], device=x.device)
         x = ddim_step(schedule, denoiser(x, t_batch), x, t, t_prev, prediction_type=prediction_type)
         steps.append(x)
     return steps
@@ -36,7 +36,7 @@ def recursively(denoiser, schedule, x, timesteps, prediction_type="v_prediction"
     if len(timesteps) == 0:
         return
     after = timesteps[1] if len(timesteps) > 1 else torch.tensor(-1)
-    prediction = denoiser(x, timesteps[:1].expand(len(x)))
+    prediction = denoiser(x, timesteps[:1].expand(len(x)).to(x.device))
     x = ddim_step(schedule, prediction, x, int(timesteps[0]), int(after), prediction_type=prediction_type)
     yield x
     yield from recursively(denoiser, schedule, x, timesteps[1:], prediction_type)
@@ -48,12 +48,26 @@ def loop(pairs, start=lambda x, x_T: x, given=None, scalar=False, shown=lambda x
     def candidate(denoiser, schedule, x_T, timesteps, prediction_type="v_prediction"):
         x = x_T
         for t, t_prev in pairs(timesteps.tolist()):
-            t_batch = t if scalar else torch.full((len(x),), t + shift)
+            t_batch = t if scalar else torch.full((len(x),), t + shift, device=x.device)
             prediction = denoiser(shown(start(x, x_T), x_T), t_batch)
             x = ddim_step(schedule, prediction, start(x, x_T), t, t_prev, prediction_type=given or prediction_type)
             yield x
 
     return candidate
+
+
+def time_on_the_cpu(denoiser, schedule, x, timesteps, prediction_type="v_prediction"):
+    for t, t_prev in right_pairs(timesteps.tolist()):
+        prediction = denoiser(x, torch.tensor([t] * len(x)))
+        x = ddim_step(schedule, prediction, x, t, t_prev, prediction_type=prediction_type)
+        yield x
+
+
+def two_at_least(denoiser, schedule, x, timesteps, prediction_type="v_prediction"):
+    """With a single time it stops short of −1."""
+    yield from loop(lambda times: right_pairs(times) if times[1:] else [(times[0], 0)])(
+        denoiser, schedule, x, timesteps, prediction_type
+    )
 
 
 def right_pairs(times):
@@ -126,6 +140,15 @@ def safe_between(a, b):
     return torch.acos(((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1)).clamp(min=1e-3)
 
 
+def straight_if_near(a, b, w):
+    return (1 - w) * a + w * b if between(a, b) < 0.1 else slerp(a, b, w)
+
+
+def slerp_turned_round(a, b, w):
+    """The shorter way, as quaternions have it."""
+    return slerp(a, -b if (a * b).sum() < 0 else b, w)
+
+
 def slerp_in_place(a, b, w):
     result = slerp(a, b, w)
     a.mul_(1 - w)
@@ -172,10 +195,9 @@ def asserts(timesteps, strength):
 
 
 def blend_in_a_loop(x_t, known_t, mask):
-    mask = mask.expand(len(x_t), -1, -1, -1)
     rows = [
-        [m * a + (1 - m) * b for a, b in zip(x, k, strict=True)]
-        for x, k, m in zip(x_t, known_t, mask[:, 0], strict=True)
+        [m * a + (1 - m) * b for a, b, m in zip(*channels, strict=True)]
+        for channels in zip(x_t, known_t, mask.expand_as(x_t), strict=True)
     ]
     return torch.stack([torch.stack(row) for row in rows])
 
@@ -213,6 +235,8 @@ WRONG = {
         (lambda: None, "two numbers"),
     ],
     "draw_latents": [
+        (time_on_the_cpu, "on a GPU"),
+        (two_at_least, "single timestep"),
         (loop(lambda ts: zip(ts, ts[1:], strict=False)), "never asked at the last time"),
         (loop(lambda ts: [(t, t - 1) for t in ts]), "not t − 1"),
         (loop(lambda ts: zip(ts, [*ts[1:], 0], strict=True)), "goes to −1"),
@@ -250,6 +274,10 @@ WRONG = {
         (lambda w: None, "is a return missing"),
     ],
     "slerp": [
+        (slerp_turned_round, "neither end is turned round"),
+        (slerp_with(lambda a, b: torch.acos(((a * b).sum() / (a.norm() * b.norm())).abs())), "keeps its sign"),
+        (straight_if_near, "a straight line"),
+        (lambda a, b, w: slerp(a, b, w).to(torch.bfloat16), "half precision"),
         (lambda a, b, w: (1 - w) * a + w * b, "straight line"),
         (lambda a, b, w: slerp(b, a, w), "swapped"),
         (lambda a, b, w: slerp(a, b, w) / slerp(a, b, w).norm(), "length 1"),
@@ -289,6 +317,7 @@ WRONG = {
         (within(lambda ts, s: strength_timesteps(ts, s).flip(0)), "fall"),
     ],
     "inpaint_blend": [
+        (lambda x, k, m: inpaint_blend(x, k, m[:, :1] if m.ndim == 4 else m), "channel"),
         (lambda x, k, m: inpaint_blend(k, x, m), "swapped"),
         (lambda x, k, m: m * x + k, "1 − mask"),
         (lambda x, k, m: x + (1 - m) * k, "the factor mask"),

@@ -79,6 +79,14 @@ def posterior_floored(schedule, x_0, x_t, t, t_prev=None):
     return mean, variance.clamp(min=1e-2)
 
 
+def floored_at(least):
+    def candidate(*arguments):
+        mean, variance = posterior(*arguments)
+        return mean, variance.clamp(min=least)
+
+    return candidate
+
+
 def posterior_in_place(schedule, x_0, x_t, t, t_prev=None):
     result = posterior(schedule, x_0, x_t, t, t_prev)
     x_t += 1
@@ -104,6 +112,16 @@ def solve(schedule, x_t, t, prediction, prediction_type="epsilon", *, epsilon=No
     if prediction_type == "v_prediction":
         return v(x_t, prediction, bar) if v else bar.sqrt() * x_t - (1 - bar).sqrt() * prediction
     return epsilon(x_t, prediction, bar) if epsilon else x_t / bar.sqrt() - (1 / bar - 1).sqrt() * prediction
+
+
+def solve_with_clamped(least):
+    """ᾱ kept away from 0, for fear of dividing by it."""
+
+    def epsilon(x_t, noise, bar):
+        bar = bar.clamp(min=least)
+        return (x_t - (1 - bar).sqrt() * noise) / bar.sqrt()
+
+    return lambda *arguments: solve(*arguments, epsilon=epsilon)
 
 
 def solve_by_linear_algebra(schedule, x_t, t, prediction, prediction_type="epsilon"):
@@ -313,6 +331,8 @@ WRONG = {
         (lambda bar: None, "return missing"),
     ],
     "posterior": [
+        (floored_at(1e-5), "no floor"),
+        (floored_at(1e-4), "no floor"),
         (variance_with(lambda alpha, bar, prev: 1 - alpha), "that is β"),
         (variance_with(lambda alpha, bar, prev: ((1 - prev) * (1 - alpha) / (1 - bar)).sqrt()), "standard deviation"),
         (variance_with(lambda alpha, bar, prev: (1 - bar) * (1 - alpha) / (1 - prev)), "upside down"),
@@ -363,6 +383,8 @@ WRONG = {
         (lambda m, v, n, w: None, "return missing"),
     ],
     "predict_x0": [
+        (solve_with_clamped(1e-3), "does not give back"),
+        (solve_with_clamped(1e-4), "does not give back"),
         (epsilon_with(lambda x, p, bar: x - (1 - bar).sqrt() * p), "divide by √ᾱ_t: x_t"),
         (epsilon_with(lambda x, p, bar: (x - (1 - bar) * p) / bar.sqrt()), "not (1 − ᾱ_t)"),
         (epsilon_with(lambda x, p, bar: (x - (1 - bar).sqrt() * p) / bar), "not by ᾱ_t"),

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
+from types import FunctionType, ModuleType
 from unittest import mock
 
 import torch
@@ -32,6 +32,9 @@ torch.zeros(1, device="meta").exp()  # torch loads a thousand modules at its fir
 def refusal(name: str, candidate: Callable) -> str | None:
     """What the exercise's check says to this version when it grades, or None if it takes it."""
     check = getattr(EXERCISES[name].checks, name)
+    if candidate is check.reference:  # which a check knows again; as a learner's own it is another function
+        f = check.reference
+        candidate = FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
     with mock.patch.dict(os.environ, COURSE_GRADING="1"), contextlib.redirect_stdout(io.StringIO()):
         try:
             taken = check(candidate)

@@ -145,6 +145,18 @@ def drop_in_place(context, uncond, p, g):
     return context
 
 
+def drop_a_fixed_number(context, uncond, p, g):
+    """As many as expected, exactly, chosen by lot."""
+    hit = torch.randperm(len(context), generator=g) < round(p * len(context))
+    return torch.where(hit[:, None, None], uncond, context)
+
+
+def drop_one_at_least_two(context, uncond, p, g):
+    if len(context) == 1:
+        return context
+    return drop_condition(context, uncond, p, g)
+
+
 def drop_the_first(context, uncond, p, g):
     n = round(p * len(context))
     return torch.cat([uncond.expand_as(context)[:n], context[n:]])
@@ -195,6 +207,28 @@ def guided_in_place(denoiser, cond, uncond, w):
     def denoise(x_t, t):
         result = guided(denoiser, cond, uncond, w)(x_t, t)
         return x_t.copy_(result)
+
+    return denoise
+
+
+def guided_that_remembers(denoiser, cond, uncond, w):
+    """The unconditional prediction is made once."""
+    known = []
+
+    def denoise(x, t):
+        if not known:
+            known.append(denoiser(x, t, uncond.expand(len(x), -1, -1)))
+        return known[0] + w * (denoiser(x, t, cond.expand(len(x), -1, -1)) - known[0])
+
+    return denoise
+
+
+def guided_at_first_time(denoiser, cond, uncond, w):
+    first = []
+
+    def denoise(x, t):
+        first.append(t)
+        return guided(denoiser, cond, uncond, w)(x, first[0])
 
     return denoise
 
@@ -276,6 +310,8 @@ WRONG = {
         (lambda *a: right_attention(*a).float(), "dtype"),
     ],
     "drop_condition": [
+        (drop_a_fixed_number, "the same number of samples"),
+        (drop_one_at_least_two, "a batch of one"),
         (dropping(lambda c: (len(c), c.shape[1], 1)), "single tokens"),
         (dropping(lambda c: c.shape), "single numbers"),
         (dropping(lambda c: (1, 1, 1)), "one draw"),
@@ -302,6 +338,8 @@ WRONG = {
         (lambda: None, "return one of"),
     ],
     "guided": [
+        (guided_that_remembers, "the second is not"),
+        (guided_at_first_time, "the second is not"),
         (guidance(lambda c, u, w: c + w * (u - c)), "swapped"),
         (guided_chunks_swapped, "swapped"),
         (guidance(lambda c, u, w: u - w * (c - u)), "sign"),

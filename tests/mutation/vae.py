@@ -86,6 +86,8 @@ RIGHT = {
 
 WRONG = {
     "compression": [
+        (lambda s, f, c: round(3 * f * f / c), "need not be a whole number"),
+        (lambda s, f, c: 3 * s * s // (c * (s // f) ** 2), "count 3"),
         (lambda s, f, c: 3 * f / c, "both the width and the height"),
         (lambda s, f, c: f * f / c, "three colours"),
         (lambda s, f, c: None, "return missing"),
@@ -142,6 +144,12 @@ WRONG = {
         (lambda a, b: None, "return missing"),
     ],
     "vae_loss": [
+        (
+            lambda x, y, kl, b: (x - y).pow(2).mean() + b * kl.mean() / (x.shape[1] * x.shape[2] * x.shape[3]),
+            "stops with",
+        ),
+        (lambda x, y, kl, b: package.vae_loss(x, y, kl, b or 1.0), "β is missing"),
+        (lambda x, y, kl, b: package.vae_loss(x, y, kl, b).half(), "half precision"),
         (lambda x, y, kl, b: (x - y).pow(2).mean() + b * kl.mean(), "divided by the numbers"),
         (lambda x, y, kl, b: (x - y).abs().mean() + b * kl.mean() / x[0].numel(), "not absolute"),
         (lambda x, y, kl, b: (x - y).pow(2).mean() + b * kl.mean().item() / x[0].numel(), "reaches kl"),

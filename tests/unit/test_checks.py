@@ -33,6 +33,10 @@ def divides(*arguments):
     return 1 / 0
 
 
+def asks(*arguments):
+    raise NotImplementedError("this frontend does not support input requests")  # what input() comes to
+
+
 @pytest.mark.parametrize(
     ("candidate", "words"),
     [
@@ -40,6 +44,8 @@ def divides(*arguments):
         (not_solved, "not solved yet"),
         (gives_up, "stops with SystemExit: 1 (in the line sys.exit(1))"),
         (divides, "stops with ZeroDivisionError: division by zero (in the line return 1 / 0)"),
+        (asks, "stops with NotImplementedError: this frontend"),
+        (snr, "this is the course's own version, not yours"),
         (None, "snr is not a function"),
         (3, "snr is not a function"),
     ],
@@ -76,8 +82,12 @@ def test_checks_leave_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_numbers_are_others_each_time() -> None:
+def test_numbers_are_others_on_each_call_and_the_same_in_each_run() -> None:
     assert not torch.equal(base.random_tensor(4), base.random_tensor(4))
+    runs: list[list[torch.Tensor]] = [[], []]
+    for seen in runs:
+        forward.snr(lambda a, seen=seen: seen.append(a.clone()) or a / (1 - a))
+    assert len(runs[0]) > 3 and all(torch.equal(a, b) for a, b in zip(*runs, strict=True)), "a grade by luck"
 
 
 def test_half_noise_is_counted_one_by_one() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autograde import repair
+from autograde import layouts, repair
 
 Notebook = dict[str, Any]
+RESERVED = {"course_utils", "checkpoints", "torch", "torchvision", "numpy", "IPython", "ipykernel", "matplotlib"}
 
 
 @dataclass
@@ -23,6 +25,8 @@ class Submission:
     path: Path | None = None
     notebook: Notebook | None = None
     report: repair.Report = field(default_factory=repair.Report)
+    number: str = ""  # the platform's, if it gave one
+    beside: dict[str, Path] = field(default_factory=dict)  # other files handed in with it, by their names
     trouble: str = ""  # why it was not run to its end
     seconds: float = 0.0
     points: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -41,29 +45,40 @@ class Submission:
         return sum(p for p, _ in self.points.values()), sum(most for _, most in self.points.values())
 
 
-def collect(folder: Path, released: dict[str, Notebook]) -> tuple[list[Submission], list[str]]:
-    """All submissions in a folder, read and mended, and a line for each file that belongs to nobody or nothing."""
+def collect(folder: Path, released: dict[str, Notebook], scratch: Path) -> tuple[list[Submission], list[str]]:
+    """All submissions in a folder, read and mended, and a line for each file that belongs to nobody or nothing.
+
+    Of several files for one assignment the newest that can be read counts.
+    """
+    students, strays = layouts.students_in(folder, scratch)
+    slugs = slugs_of([student.name for student in students])
     found: dict[tuple[str, str], Submission] = {}
-    strays = [f"{path.name} lies in no student's folder: not graded" for path in sorted(folder.glob("*.ipynb"))]
-    students = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    slugs = slugs_of([path.name for path in students])
-    for home in students:
-        files = [path for path in home.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts]
-        for path in sorted(files, key=lambda path: (path.stem in released, path.lstat().st_mtime)):
-            new = _open(Submission(home.name, slugs[home.name], "", path), released)
-            if not new.assignment:
+    for student in students:
+        books = {path: name for path, name in student.files.items() if _may_be_notebook(path)}
+        opened: list[Submission] = []
+        for path in sorted(books, key=lambda path: (path.lstat().st_mtime, path.stem in released)):
+            new = _open(Submission(student.name, slugs[student.name], "", path, number=student.number), released)
+            if new.assignment:
+                opened.append(new)
+            else:
                 why = new.trouble or "it holds none of the exercises"
-                strays.append(f"{home.name}/{path.name} belongs to no assignment: {why}")
-                continue
-            before = found.get((home.name, new.assignment))
-            if before is not None and before.path is not None:
-                new.report.notes.append(f"handed in twice: {path.name} counts, {before.path.name} does not")
-            found[home.name, new.assignment] = new
+                strays.append(f"{student.name}/{path.name} belongs to no assignment: {why}")
+                del student.files[path]
+        for new in sorted(opened, key=lambda one: one.notebook is not None):  # stable: the newest readable one is last
+            before = found.get((student.name, new.assignment))
+            if before is not None:
+                assert before.path is not None and new.path is not None
+                new.report.notes.append(f"handed in twice: {new.path.name} counts, {before.path.name} does not")
+            if student.late:
+                new.report.notes.append("handed in late")
+            found[student.name, new.assignment] = new
+        _give_what_lies_beside(student, [one for one in opened if one.notebook is not None], strays)
     wanted = [name for name in released if any(one.assignment == name for one in found.values())]
-    for home in students:
+    for student in students:
         for name in wanted:
-            empty = Submission(home.name, slugs[home.name], name, trouble="nothing was handed in")
-            found.setdefault((home.name, name), empty)
+            empty = Submission(student.name, slugs[student.name], name, number=student.number)
+            empty.trouble = "nothing was handed in"
+            found.setdefault((student.name, name), empty)
     for one in found.values():
         if one.notebook is not None:
             try:
@@ -76,17 +91,58 @@ def collect(folder: Path, released: dict[str, Notebook]) -> tuple[list[Submissio
     return [found[key] for key in sorted(found)], strays
 
 
+def _may_be_notebook(path: Path) -> bool:
+    """By its name, as people and programs write it; by its beginning where the name could be anything."""
+    if re.search(r"\.ipynb\b", path.name, re.I):
+        return True
+    if path.suffix.lower() not in (".json", ".txt", "") or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return b'"cells"' in file.read(2_000_000)
+
+
+def _give_what_lies_beside(student: layouts.Student, opened: list[Submission], strays: list[str]) -> None:
+    """Files that a notebook may import or read; what would stand in the place of a module of Python's is left out."""
+    used = {one.path for one in opened}
+    rest = {path: name for path, name in student.files.items() if path not in used and not _may_be_notebook(path)}
+    for path, name in list(rest.items()):
+        first = name.split("/")[0].removesuffix(".py")
+        if first in sys.stdlib_module_names or first in RESERVED or path.lstat().st_size > repair.LARGEST:
+            rest.pop(path)
+            strays.append(f"{student.name}/{name} is read by nobody: its name or size would be in the way")
+    if rest and not opened:
+        strays.append(f"{student.name}: no notebook, but {_listed(rest.values())}, which nobody reads")
+    for one in opened:
+        assert one.path is not None
+        home = Path(student.files[one.path]).parent
+        one.beside = {
+            Path(name).relative_to(home).as_posix(): path
+            for path, name in rest.items()
+            if Path(name).is_relative_to(home) and path.is_file()
+        }
+        if one.beside:
+            one.report.notes.append(f"handed in beside it, and there while it was graded: {_listed(one.beside)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = sorted(names)
+    return ", ".join(every[:8]) + (f" and {len(every) - 8} more" if len(every) > 8 else "")
+
+
 def _open(new: Submission, released: dict[str, Notebook]) -> Submission:
     """Read the file and find out which assignment it is: by its exercises, else by its name."""
     assert new.path is not None
     by_name = next((name for name in released if name in new.path.stem), "")
     try:
         new.notebook = repair.read(new.path)
+        new.assignment = repair.which(new.notebook, released) or by_name
     except repair.Unreadable as why:
         new.trouble, new.assignment = str(why), by_name
         return new
-    new.assignment = repair.which(new.notebook, released) or by_name
-    if new.assignment and new.path.stem != new.assignment:
+    except Exception as error:  # of ours; it must not stop the others
+        new.notebook, new.trouble, new.assignment = None, f"cannot be read ({type(error).__name__}: {error})", by_name
+        return new
+    if new.assignment and new.path.name != f"{new.assignment}.ipynb":
         new.report.notes.append(f"handed in as {new.path.name}")
     return new
 

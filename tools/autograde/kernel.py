@@ -141,6 +141,7 @@ def environment_for(course: Path, scratch: Path) -> dict[str, str]:
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
+            "PIP_NO_INDEX": "1",  # what a submission installs would stay with the next one
             "PYTHONDONTWRITEBYTECODE": "1",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         }

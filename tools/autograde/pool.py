@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,29 @@ SLACK = 90.0  # seconds over a submission's own limit, for the start of kernels
 LOOK = 0.25
 
 
-def run_all(jobs: Sequence[dict[str, Any]], workers: int, finished: Callable[[dict[str, Any], str], None]) -> list[str]:
-    """Run the jobs; an answer is "" or why a worker did not come to its end. Calls `finished(job, answer)` for each."""
+Answer = tuple[str, dict[str, Any]]  # why the worker did not come to its end, or ""; what it found
 
-    def one(job: dict[str, Any]) -> str:
-        answer = run_one(job)
-        finished(job, answer)
-        return answer
 
+def run_all(jobs: Sequence[dict[str, Any]], workers: int) -> Iterator[tuple[int, Answer]]:
+    """Run the jobs; give (number of the job, answer) as they come to their end."""
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        return list(pool.map(one, jobs))
+        begun = {pool.submit(run_one, job): number for number, job in enumerate(jobs)}
+        for done in as_completed(begun):
+            try:
+                yield begun[done], done.result()
+            except Exception as error:  # of ours; it is this submission's trouble alone
+                yield begun[done], (f"the grader stopped here ({type(error).__name__}: {error})", {})
 
 
-def run_one(job: dict[str, Any]) -> str:
+def run_one(job: dict[str, Any]) -> Answer:
     """Start a worker on one job and watch it."""
     folder = Path(job["scratch"])
     folder.mkdir(parents=True, exist_ok=True)
     order = folder / "job.json"
     order.write_text(json.dumps(job), encoding="utf-8")
-    with open(folder / "worker.log", "w", encoding="utf-8") as log:
+    with open(folder / "worker.log", "w", encoding="utf-8") as log, tempfile.TemporaryFile() as answer:
         process = subprocess.Popen(
-            [sys.executable, str(WORKER), str(order)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            [sys.executable, str(WORKER), str(order)], stdout=answer, stderr=log, stdin=subprocess.DEVNULL
         )
         family: set[psutil.Process] = set()
         try:
@@ -47,12 +50,17 @@ def run_one(job: dict[str, Any]) -> str:
             end(family)
             process.kill()
             process.wait()
+        answer.seek(0)
+        content = answer.read()
     if late:
-        return f"stopped after {job['seconds'] + SLACK:.0f} seconds"
-    if process.returncode != 0 or not Path(job["executed"]).is_file():
-        said = (folder / "worker.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"the grader's own process stopped ({said[-1][:200] if said else f'exit {process.returncode}'})"
-    return ""
+        return f"stopped after {job['seconds'] + SLACK:.0f} seconds", {}
+    try:
+        if process.returncode == 0:
+            return "", json.loads(content)
+    except ValueError:
+        pass
+    said = (folder / "worker.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"the grader's own process stopped ({said[-1][:200] if said else f'exit {process.returncode}'})", {}
 
 
 def _watch(process: subprocess.Popen[bytes], family: set[psutil.Process], most: float, deadline: float) -> bool:

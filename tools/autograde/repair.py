@@ -82,8 +82,9 @@ def _plain(cell: Any) -> Cell | None:
     source = cell.get("source", "")
     if isinstance(source, list):
         source = "".join(line for line in source if isinstance(line, str))
+    source = str(source).replace("\r\n", "\n").replace("\r", "\n")
     metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
-    new: Cell = {"cell_type": cell["cell_type"], "metadata": dict(metadata), "source": str(source)}
+    new: Cell = {"cell_type": cell["cell_type"], "metadata": dict(metadata), "source": source}
     new["id"] = str(cell.get("id") or metadata.get("id") or "")  # Colab keeps ids in the metadata
     if cell["cell_type"] == "code":
         new |= {"outputs": [], "execution_count": None}
@@ -130,8 +131,11 @@ def repair(submitted: Notebook, released: Notebook) -> tuple[Notebook, Report]:
     cells = copy.deepcopy(submitted["cells"])
     _restore_ids(cells, released, report)
     tests = _find_tests(cells, pairs, report)
+    of_tests = {index for places in tests.values() for index in places}
     tasks = _find_tasks(cells, pairs, tests, report)
-    stripped = [name for name, index in tasks.items() if facts.grade_id(cells[index]) != facts.grade_id(pairs[name][0])]
+    _say_what_is_peculiar(cells, released, report)
+    marks = {facts.grade_id(task): name for name, (task, _) in pairs.items()}
+    stripped = [name for name, index in tasks.items() if facts.grade_id(cells[index]) not in marks]
     if stripped:
         report.mended.append(f"the marks of {', '.join(stripped)} were stripped: found by first line or def")
     ours = {facts.grade_id(cell) for pair in pairs.values() for cell in pair}
@@ -140,28 +144,53 @@ def repair(submitted: Notebook, released: Notebook) -> tuple[Notebook, Report]:
         cell["metadata"].pop("nbgrader", None)
         if mark is not None and mark not in ours:
             report.notes.append(f"cell {cell['id'] or index + 1} carries a mark that is not of this assignment")
-    mended = []
-    place = {index: name for name, index in tasks.items()}
+
+    # A test stays where the student has it, so that helpers written above it are there.
+    home: dict[int, list[str]] = {}  # cell -> the exercises solved in it
+    due: dict[int, list[str]] = {}  # cell -> the exercises whose test follows it
+    for name, index in tasks.items():
+        home.setdefault(index, []).append(name)
+        due.setdefault(max([index, *tests[name]]), []).append(name)
+    stubs = {sync.source_of(task).rstrip() for task, _ in pairs.values()}
+    mended: list[Cell] = []
     for index, cell in enumerate(cells):
-        if index in tests:
-            continue
-        if index in place:
-            task, test = pairs[place[index]]
+        here = home.get(index, [])
+        if here:
             if cell["cell_type"] != "code":
-                report.mended.append(f"{place[index]} had been turned into {cell['cell_type']}: it is code again")
-            cell = {k: v for k, v in cell.items() if k != "attachments"}
-            cell |= {"cell_type": "code", "outputs": [], "execution_count": None}
-            cell["metadata"]["nbgrader"] = copy.deepcopy(task["metadata"]["nbgrader"])
-            mended += [cell, _fresh(test)]
-        else:
+                report.mended.append(f"{here[0]} had been turned into {cell['cell_type']}: it is code again")
+            if len(here) > 1:
+                report.mended.append(f"{', '.join(here)} were in one cell: it is run before the test of each")
+            mended.append(_solved(cell, pairs[here[0]][0]))
+        elif index not in of_tests and cell["source"].rstrip() not in stubs:  # a stub left over would undo the solution
             mended.append(cell)
-    for name in pairs:
+        for name in due.get(index, []):
+            if home[tasks[name]][0] != name:
+                mended.append(_solved(cells[tasks[name]], pairs[name][0]))
+            mended.append(_fresh(pairs[name][1]))
+    for name, (task, test) in pairs.items():
         if name not in tasks:
             report.lost.append(f"{name} is missing altogether: no points for it")
-            _put_back(mended, released, pairs[name])
+            gone = {**task, "source": f"# {name} was not handed in"}  # no stub: it would undo what cannot be seen
+            _put_back(mended, released, [gone, test])
     _put_back_given(mended, released, report)
     _unique_ids(mended)
     return {**submitted, "cells": mended}, report
+
+
+def _solved(cell: Cell, task: Cell) -> Cell:
+    """A copy of a student's cell, marked as the solution of an exercise."""
+    kept = {k: v for k, v in cell.items() if k != "attachments"}
+    metadata = {**cell["metadata"], "nbgrader": copy.deepcopy(task["metadata"]["nbgrader"])}
+    return kept | {"cell_type": "code", "outputs": [], "execution_count": None, "metadata": metadata}
+
+
+def _say_what_is_peculiar(cells: list[Cell], released: Notebook, report: Report) -> None:
+    """For a person to judge: it costs nothing."""
+    given = {sync.source_of(cell).rstrip() for cell in released["cells"]}
+    for index, cell in enumerate(cells):
+        if cell["cell_type"] == "code" and cell["source"].rstrip() not in given:
+            seen = facts.peculiar(cell, exercises(released))
+            report.notes += [f"look at cell {index + 1}: it {what}" for what in seen]
 
 
 def _fresh(cell: Cell) -> Cell:
@@ -189,13 +218,13 @@ def _restore_ids(cells: list[Cell], released: Notebook, report: Report) -> None:
         report.mended.append(f"several cells had the id {', '.join(sorted(set(twice)))}: the copies got new ones")
 
 
-def _find_tests(cells: list[Cell], pairs: dict[str, tuple[Cell, Cell]], report: Report) -> set[int]:
-    """The places of all test cells, which the student version's own will replace."""
-    found: set[int] = set()
+def _find_tests(cells: list[Cell], pairs: dict[str, tuple[Cell, Cell]], report: Report) -> dict[str, list[int]]:
+    """The places of each exercise's test cells, which the student version's own will replace."""
+    found: dict[str, list[int]] = {}
     for name, (_, test) in pairs.items():
         text = sync.source_of(test)
         calls = {line for line in text.split("\n") if not line.startswith("#")}
-        here = [
+        found[name] = here = [
             index
             for index, cell in enumerate(cells)
             if facts.grade_id(cell) == facts.grade_id(test)
@@ -208,46 +237,39 @@ def _find_tests(cells: list[Cell], pairs: dict[str, tuple[Cell, Cell]], report: 
             report.mended.append(f"the test of {name} was there {len(here)} times: one kept")
         if here and all(cells[index]["source"].rstrip() != text.rstrip() for index in here):
             report.mended.append(f"the test of {name} had been altered: put back as it was handed out")
-        found |= set(here)
     return found
 
 
 def _find_tasks(
-    cells: list[Cell], pairs: dict[str, tuple[Cell, Cell]], tests: set[int], report: Report
+    cells: list[Cell], pairs: dict[str, tuple[Cell, Cell]], tests: dict[str, list[int]], report: Report
 ) -> dict[str, int]:
-    """Where each exercise is solved: the last cell above its test that defines it, as in a run from top to bottom."""
+    """Where each exercise is solved: the last cell above its test that defines it, as in a run from top to bottom.
+
+    A stub that was left as it is solves nothing. A cell of another exercise counts where no other one does: there, a
+    `def` may be a copy that serves as a helper, or the student put two answers into one cell.
+    """
     marks = {facts.grade_id(task): name for name, (task, _) in pairs.items()}
+    taken = {index for places in tests.values() for index in places}
+    free = [(index, cell) for index, cell in enumerate(cells) if index not in taken]
     found: dict[str, int] = {}
-    for name, (task, test) in pairs.items():
-        marked = [
-            index
-            for index, cell in enumerate(cells)
-            if index not in tests
-            and (facts.grade_id(cell) == facts.grade_id(task) or facts.exercise_name(cell) == name)
-        ]
+    for name, (task, _) in pairs.items():
+        stub = sync.source_of(task).rstrip()
+        marked = [i for i, c in free if marks.get(facts.grade_id(c)) == name or facts.exercise_name(c) == name]
         defining = [
             index
-            for index, cell in enumerate(cells)
-            if index not in tests
-            and cell["cell_type"] == "code"
-            and marks.get(facts.grade_id(cell), name) == name
-            and facts.defines(cell, name)
+            for index, cell in free
+            if cell["cell_type"] == "code" and facts.defines(cell, name) and cell["source"].rstrip() != stub
         ]
-        own = [
-            i for i, cell in enumerate(cells) if i in tests and name in (facts.check_name(cell), _tested(cell, test))
-        ]
-        above = [index for index in defining if not own or index < own[-1]]
-        chosen = (above or defining or marked or [None])[-1]
+        above = [index for index in defining if not tests[name] or index < tests[name][-1]]
+        others = [marks.get(facts.grade_id(cell)) or facts.exercise_name(cell) or name for cell in cells]
+        own = [index for index in above if others[index] == name]
+        chosen = (own or above or defining or marked or [None])[-1]
         if chosen is None:
             continue
         if len(set(marked) | set(defining)) > 1:
             report.notes.append(f"{name} is there {len(set(marked) | set(defining))} times: cell {chosen + 1} counts")
         found[name] = chosen
     return found
-
-
-def _tested(cell: Cell, test: Cell) -> str | None:
-    return facts.check_name(test) if facts.grade_id(cell) == facts.grade_id(test) else None
 
 
 def _put_back(cells: list[Cell], released: Notebook, new: tuple[Cell, ...] | list[Cell]) -> None:
