@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import traceback
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_seeds = itertools.count()
+_drawn = [0]  # generators made since the check began; never bound anew, for a replaced name means tampering
 
 
 class Mistake(AssertionError):
@@ -30,8 +29,7 @@ def check_for(reference: Callable) -> Callable[[Callable[[Callable], None]], Cal
         name = reference.__name__
 
         def check(candidate: Any) -> Callable:
-            global _seeds
-            _seeds = itertools.count(1)  # the same numbers each time: a grade is never a matter of luck
+            _drawn[0] = 0  # the same numbers each time: a grade is never a matter of luck
             reason = _refusal(test, candidate, name)
             if reason is None and candidate is reference:
                 reason = "this is the course's own version, not yours: run your cell above again, then this one"
@@ -98,7 +96,8 @@ def one_number(value: Any, what: str) -> float:
 
 def fresh_generator() -> torch.Generator:
     """Another seed on each call within a check; the global generator is left alone."""
-    return torch.Generator().manual_seed(next(_seeds))
+    _drawn[0] += 1
+    return torch.Generator().manual_seed(_drawn[0])
 
 
 def random_tensor(*shape: int) -> Tensor:

@@ -28,7 +28,9 @@ def test_every_check_refuses_the_course_s_own_with_other_results(name: str) -> N
 
 def test_what_is_done_to_the_checks_is_undone_and_said() -> None:
     space: dict[str, Any] = {"check": forward}
-    assert guard.restore("forward", space) == []
+    with pytest.raises(base.Mistake):
+        forward.snr(lambda a: a)
+    assert guard.restore("forward", space) == [], "using a check is no tampering"
     real = forward.snr
     forward.snr = lambda candidate: candidate  # type: ignore[assignment]
     base._refusal = lambda *_: None  # type: ignore[assignment]
