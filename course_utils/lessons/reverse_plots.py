@@ -128,9 +128,13 @@ def plot_bound_chain() -> Figure:
     axis.text(1.5, 0.45, "$q(x_2|x_1)$", ha="center", fontsize=9, color=TEAL)
     axis.text(4.5, 0.45, "$q(x_T|x_{T-1})$", ha="center", fontsize=9, color=TEAL)
     axis.text(5.38, 0.0, "$L_T$:  is it N(0, 1)?", ha="left", va="center", fontsize=10, color=INK)
+    axis.text(0.5, -1.0, "$p(x_0|x_1)$", ha="center", fontsize=9, color=RED)
+    axis.text(1.5, -1.0, "$p(x_1|x_2)$", ha="center", fontsize=9, color=RED)
+    axis.text(4.5, -1.0, "$p(x_{T-1}|x_T)$", ha="center", fontsize=9, color=RED)
     axis.text(-0.4, 0.45, "q, fixed:", ha="right", va="center", fontsize=9, color=TEAL)
-    axis.text(-0.4, -0.6, "p, learned:", ha="right", va="center", fontsize=9, color=RED)
-    axis.set(xlim=(-1.25, 7.1), ylim=(-0.85, 0.7))
+    axis.text(-0.4, -0.63, "term of the bound:", ha="right", va="center", fontsize=9, color=RED)
+    axis.text(-0.4, -0.96, "p, learned:", ha="right", va="center", fontsize=9, color=RED)
+    axis.set(xlim=(-1.9, 7.1), ylim=(-1.15, 0.7))
     axis.set_aspect("equal")
     axis.axis("off")
     return done(figure)
@@ -161,7 +165,7 @@ def plot_bound_bars(rows: Mapping[str, Tensor], groups: Sequence[tuple[str, int,
 
 def plot_rotation(degrees: float = 35) -> Figure:
     """x_0 and noise as two axes at right angles; x_t is the first, turned by φ, and v the second."""
-    figure, axes = plt.subplots(1, 3, figsize=(8.6, 2.9))
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.9))
     for axis, angle in zip(axes, (8, degrees, 82), strict=True):
         c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         arrows = {"$x_0$": (1, 0, GRAY), r"$\varepsilon$": (0, 1, GRAY), "$x_t$": (c, s, TEAL), "$v$": (-s, c, RED)}
@@ -170,9 +174,14 @@ def plot_rotation(degrees: float = 35) -> Figure:
         axis.plot(-0.45 * turn.sin(), 0.45 * turn.cos(), color=RED, lw=1)
         for name, (x, y, color) in arrows.items():
             axis.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.8})
-            shift = (0, -0.14) if name == "$x_0$" else (0.1, 0.04) if name == r"$\varepsilon$" else (0.14 * x, 0.14 * y)
+            beside = 0.13 if angle < 45 else -0.13  # ε is written on the side where v or x_t does not come
+            near = {"$x_0$": (0.02, -0.15), r"$\varepsilon$": (beside, 0.02)}
+            shift = near.get(name, (0.16 * x, 0.16 * y))
             axis.text(x + shift[0], y + shift[1], name, ha="center", va="center", fontsize=12, color=color)
-        axis.plot([c, c], [0, s], color=TEAL, lw=0.8, ls=":")
+        half = math.radians(angle / 2)
+        if angle > 20:
+            for x, y, color in ((math.cos(half), math.sin(half), TEAL), (-math.sin(half), math.cos(half), RED)):
+                axis.text(0.58 * x, 0.58 * y, "φ", ha="center", va="center", fontsize=10, color=color)
         axis.set(xlim=(-1.3, 1.35), ylim=(-0.3, 1.3), xticks=[], yticks=[])
         axis.set_aspect("equal")
         axis.set_title(rf"$\bar\alpha$ = cos²φ = {c * c:.2f}   (φ = {angle:g}°)", fontsize=9)
