@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
-LETTERS = ["$t$", "$T$", "$x_0$", "$x_t$", r"$\beta_t$", r"$\bar\alpha_t$", r"$\varepsilon$", "$v$", "$q$", "$c$", "$w$"]
+LETTERS = r"$t$ $T$ $x_0$ $x_t$ $\beta_t$ $\bar\alpha_t$ $\varepsilon$ $v$ $q$ $p$ $c$ $w$".split()
 STRAY = [r"\ln", " ln ", "c_t", "w_k", r"\,\|\,r", r"c \cdot x", r"c\,x"]  # ln for log, c for a factor, KL(p ‖ r)
 
 
