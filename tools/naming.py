@@ -61,7 +61,7 @@ def draw_sheet(weights: Path, seed: int) -> None:
     pictures = draw_for_prompts(paint, prompts, generator)
     FOLDER.mkdir(parents=True, exist_ok=True)
     figure = show_images(pictures, [str(i) for i in range(1, len(prompts) + 1)], columns=8, size=1.25)
-    figure.savefig(FOLDER / "sheet.png", dpi=110)
+    figure.savefig(FOLDER / "sheet.png", dpi=110, bbox_inches="tight")
     key = {"unet": read_card("unet", weights)["sha256"], "seed": seed, "prompts": prompts}
     (FOLDER / "key.json").write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
 

@@ -32,14 +32,14 @@ LIMIT = 25_000_000  # bytes in checkpoints/
 
 # What the README says of each number: (key in a card's metrics, text, unit).
 MEASURES = [
-    ("object_and_color_seen", "prompt accuracy (object and colour both right), pairs seen in training", "%"),
-    ("object_and_color_held_out", "the same, pairs held out of all training", "%"),
-    ("all_named_seen", "every attribute that the prompt names right, seen", "%"),
-    ("all_named_held_out", "the same, held out", "%"),
     ("nearest_true_scene", "PSNR to the nearest true scene, on the object's rectangle (every object twice)", "dB"),
     ("nearest_true_scene_vae", "its ceiling: true scenes through the VAE", "dB"),
     ("nearest_wrong_object", "its floor: the nearest scene of another object", "dB"),
     ("nearest_is_right", "pictures whose nearest scene of all 64 objects is of the right one", "%"),
+    ("object_and_color_seen", "prompt accuracy (object and colour both right), pairs seen in training", "%"),
+    ("object_and_color_held_out", "the same, pairs held out of all training", "%"),
+    ("all_named_seen", "every attribute that the prompt names right, seen", "%"),
+    ("all_named_held_out", "the same, held out", "%"),
     ("frechet", "Fréchet distance of drawn pictures to real ones, in the judge's features", ""),
     ("frechet_floor", "its floor: real pictures to other real ones", ""),
     ("frechet_vae", "the same for real pictures through the VAE: the floor, and what the autoencoder adds to it", ""),
