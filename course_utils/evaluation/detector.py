@@ -8,6 +8,7 @@ the pictures that it is needed for; the models under test never see those.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -88,7 +89,7 @@ class Detector(nn.Module):
         self.heat = nn.Conv2d(third, config.objects, 1)
         self.boxes = nn.Conv2d(third, 3, 1)
         self.color = nn.Linear(second, config.colors)
-        nn.init.constant_(self.heat.bias, torch.logit(torch.tensor(RARE)).item())
+        nn.init.constant_(self.heat.bias, math.log(RARE / (1 - RARE)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         side = self.config.image_size
