@@ -19,9 +19,10 @@ import matplotlib
 matplotlib.use("Agg")
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import torch  # noqa: E402
+from quality import CHOSEN  # noqa: E402
 
 from course_utils.data.scenes import parse_caption  # noqa: E402
 from course_utils.evaluation.nearest import prompts_for_each_object  # noqa: E402
@@ -55,8 +56,10 @@ def draw_sheet(weights: Path, seed: int) -> None:
     prompts = prompts_for_each_object(1, generator)
     prompts = [prompts[i] for i in torch.randperm(len(prompts), generator=generator).tolist()]
 
+    sampler, steps, scale = CHOSEN
+
     def paint(texts: list[str], generator: torch.Generator) -> torch.Tensor:
-        return pipe(texts, None, 10, 2.0, generator, sampler="ddpm").pictures
+        return pipe(texts, None, steps, scale, generator, sampler=sampler).pictures
 
     pictures = draw_for_prompts(paint, prompts, generator)
     FOLDER.mkdir(parents=True, exist_ok=True)
