@@ -1,18 +1,30 @@
-"""Figures of notebook 04: a text in coloured pieces, the matrix of similarities, what was found for a caption."""
+"""Figures of notebook 04: pieces of a text, attention weights, the two towers, their space and their matrix.
+
+Pictures are blue discs and captions vermilion diamonds wherever the two meet: shape says what colour says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import torch
+from matplotlib import patheffects
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from course_utils.lessons.plots import INK, LINE, MARK, Pictures, as_arrays, done
+from course_utils.lessons.plots import DIM, INK, LINE, LIT, Pictures, as_arrays, done, frame
 from course_utils.models.bpe import WORD_END
+from course_utils.models.clip import CLIPConfig
 from course_utils.models.tokenizer import END, START, Tokenizer
 
+PICTURE, TEXT, NONE = "#0072b2", "#d55e00", "#e3e6e9"  # blue and vermilion of Okabe and Ito, and grey for "nothing"
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a7500")
+_HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
 _PALETTE = ("#ffd166", "#9fd8cb", "#f4a6a0", "#a9c7f0", "#d9c2f0", "#c8e0a0")
 _PER_LINE = 92  # characters and gaps that fit into one line of pieces
 _SHORT = {START: "start", END: "end"}
@@ -52,55 +64,273 @@ def show_pieces(tokenizer: Tokenizer, text: str, max_length: int | None = None) 
     return done(figure)
 
 
-def show_similarity(similarity: Tensor, pictures: Pictures, captions: Sequence[str], title: str = "") -> Figure:
-    """The matrix of cosines [N pictures, N captions], small pictures beside its rows, captions numbered beside it.
+class Frame(NamedTuple):
+    """One moment of a contrastive training: the features of some pairs, unit vectors [N, E], and the loss there."""
 
-    Bright on the diagonal only: each picture is close to its own caption and far from the others.
+    step: int
+    pictures: Tensor
+    texts: Tensor
+    loss: float
+
+    @property
+    def cosines(self) -> Tensor:
+        """[N pictures, N texts]."""
+        return (self.pictures @ self.texts.T).detach().float().cpu()
+
+
+def _matrix(axis: Axes, values: Tensor, low: float):
+    """Values from `low` to 1 as colours, a light blue frame around each cell of the diagonal."""
+    shown = axis.imshow(values, vmin=low, vmax=1, cmap="magma")
+    width = 1.5 if len(values) <= 8 else 0.7
+    for i in range(len(values)):
+        axis.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, fill=False, ec="#56b4e9", lw=width))
+    return shown
+
+
+def show_toy(film: Sequence[Frame], factor: float) -> Figure:
+    """Pairs of points on a circle at some moments of their training; below, what each picture answers: the softmax of
+    its cosines with all captions, times `factor`.
     """
-    arrays, n = as_arrays(pictures), len(captions)
-    figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.0), width_ratios=[1.05, 1])
-    matrix, words = axes
-    shown = matrix.imshow(similarity.detach().float().cpu(), vmin=-0.2, vmax=1, cmap="magma")
-    matrix.set_xticks(range(n), [f"T{i + 1}" for i in range(n)], fontsize=6.5)
-    matrix.set_yticks([])
-    matrix.set_ylabel("pictures I1 … I" + str(n), fontsize=8, labelpad=22)
-    matrix.set_xlabel("captions", fontsize=8)
-    for i, array in enumerate(arrays):
-        picture = matrix.inset_axes((-1.75, i - 0.47, 0.94, 0.94), transform=matrix.transData)
-        picture.imshow(array, interpolation="bilinear")
-        picture.axis("off")
-    bar = figure.colorbar(shown, ax=matrix, shrink=0.75, aspect=22)
+    figure, axes = plt.subplots(
+        2, len(film), figsize=(2.2 * len(film), 4.9), height_ratios=[1.15, 1], layout="constrained", squeeze=False
+    )
+    for (circle, matrix), moment in zip(axes.T, film, strict=True):
+        circle.add_patch(plt.Circle((0, 0), 1, fill=False, ec="#c8ced4", lw=0.8))
+        for i, (u, v) in enumerate(zip(moment.pictures.tolist(), moment.texts.tolist(), strict=True)):
+            circle.plot(*zip(u, v, strict=True), color=LINE, lw=0.8, zorder=1)
+            center = {"ha": "center", "va": "center", "fontsize": 8, "path_effects": _HALO}
+            circle.text(1.22 * u[0], 1.22 * u[1], str(i + 1), color=PICTURE, **center)
+            circle.text(0.78 * v[0], 0.78 * v[1], str(i + 1), color=TEXT, **center)
+        circle.plot(*moment.pictures.T, "o", color=PICTURE, ms=8, label="picture")
+        circle.plot(*moment.texts.T, "D", color=TEXT, ms=4.5, label="caption")
+        circle.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal")
+        circle.axis("off")
+        circle.set_title(f"step {moment.step}, loss {moment.loss:.2f}", fontsize=9)
+        shown = _matrix(matrix, (factor * moment.cosines).softmax(dim=1), 0)
+        numbers = range(len(moment.texts))
+        matrix.set_xticks(numbers, [i + 1 for i in numbers], fontsize=7, color=TEXT)
+        matrix.set_yticks(numbers, [i + 1 for i in numbers], fontsize=7, color=PICTURE)
+        matrix.set_xlabel("caption", fontsize=8, color=TEXT)
+    axes[1, 0].set_ylabel("picture", fontsize=8, color=PICTURE)
+    axes[0, 0].legend(
+        fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, 0.03), ncols=2, frameon=False, handletextpad=0.1
+    )
+    bar = figure.colorbar(shown, ax=axes[1], aspect=14, pad=0.01, shrink=0.8)
+    bar.set_label("probability", fontsize=8)
     bar.ax.tick_params(labelsize=7)
+    return done(figure)
+
+
+def show_towers(picture: Tensor, pieces: Sequence[str], config: CLIPConfig) -> Figure:
+    """CLIP's two towers: from a picture [3, H, W] and the pieces of its caption to two vectors and their cosine."""
+    figure = plt.figure(figsize=(9.6, 3.85))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.axis("off")
+
+    def box(x: float, y: float, width: float, text: str, color: str, lit: bool = False) -> None:
+        shape = "round,pad=0,rounding_size=0.15"
+        fill = LIT if lit else DIM
+        axis.add_patch(FancyBboxPatch((x, y - 0.85), width, 1.7, boxstyle=shape, fc=fill, ec=color, lw=1.3))
+        axis.text(x + width / 2, y, text, ha="center", va="center", fontsize=8, color=INK)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float], color: str) -> None:
+        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color=color, lw=1.2))
+
+    side = config.vision.image_size // config.vision.patch_size
+    vision, text = config.vision, config.text
+    for y, color, blocks, pooled, name in (
+        (5.4, PICTURE, f"{vision.layers} blocks\nall see all", "class\ntoken", "u"),
+        (1.9, TEXT, f"{text.layers} blocks\neach sees\nits left", "end\ntoken", "v"),
+    ):
+        box(7.0, y, 2.2, "+ positions", color)
+        box(9.9, y, 2.4, blocks, color, lit=True)
+        box(13.0, y, 1.6, pooled, color)
+        box(15.2, y, 1.5, f"linear,\nlength 1\n{name}", color)
+        for x, to in ((6.4, 7.0), (9.2, 9.9), (12.3, 13.0), (14.6, 15.2)):
+            arrow((x, y), (to, y), color)
+        arrow((16.7, y), (17.4, 3.65 + (0.5 if y > 3.65 else -0.5)), color)
+    axis.add_patch(plt.Circle((18.1, 3.65), 0.95, fc="white", ec=INK, lw=1.3))
+    axis.text(18.1, 3.65, "u · v\ncosine", ha="center", va="center", fontsize=8.5, color=INK)
+
+    whole = as_arrays(picture[None])[0]
+    axis.imshow(whole, extent=(0.1, 2.3, 4.3, 6.5), interpolation="antialiased", zorder=2)
+    arrow((2.4, 5.4), (3.4, 5.4), PICTURE)
+    step, size = 2.8 / side, whole.shape[0] // side
+    for row in range(side):
+        for column in range(side):
+            x, y = 3.5 + column * step, 6.8 - (row + 1) * step
+            patch = whole[row * size : (row + 1) * size, column * size : (column + 1) * size]
+            axis.imshow(patch, extent=(x, x + 0.8 * step, y, y + 0.8 * step), interpolation="nearest", zorder=2)
+    axis.text(1.2, 4.15, "picture", ha="center", va="top", fontsize=8.5, color=PICTURE)
+    axis.text(4.9, 3.85, f"{side * side} patches, a vector each", ha="center", va="top", fontsize=8.5, color=PICTURE)
+    line, x = 0, 0.1
+    for piece in pieces:
+        width = 0.24 * len(piece) + 0.3
+        if x + width > 6.4:
+            line, x = line + 1, 0.1
+        fc = NONE if piece in ("start", "end") else "white"
+        axis.add_patch(Rectangle((x, 2.1 - 0.75 * line), width, 0.6, fc=fc, ec=TEXT, lw=0.8))
+        axis.text(x + width / 2, 2.4 - 0.75 * line, piece, ha="center", va="center", fontsize=7.5, color=INK)
+        x += width + 0.12
+    axis.text(3.2, 0.0, "tokens, a vector each", ha="center", fontsize=8.5, color=TEXT)
+    axis.text(11.85, 6.65, "picture tower", ha="center", fontsize=9.5, color=PICTURE)
+    axis.text(11.85, 0.4, "text tower: this part goes into Stable Diffusion", ha="center", fontsize=9.5, color=TEXT)
+    axis.set(xlim=(-0.05, 19.15), ylim=(-0.3, 7.4), aspect="equal")
+    return done(figure)
+
+
+def show_weights(weights: Mapping[str, Tensor], tokens: Sequence[str]) -> Figure:
+    """Attention weights [L, L] side by side, each number in its cell; a cell of weight exactly 0 is left grey."""
+    figure, axes = plt.subplots(1, len(weights), figsize=(4.5 * len(weights), 4.1), sharey=True, layout="constrained")
+    for axis, (name, matrix) in zip(axes, weights.items(), strict=True):
+        shown = axis.imshow(matrix.where(matrix > 0, torch.nan), vmin=0, vmax=1, cmap="viridis")
+        axis.set_facecolor(NONE)
+        for i, row in enumerate(matrix.tolist()):
+            for j, weight in enumerate(row):
+                color = LINE if weight == 0 else "white" if weight < 0.6 else INK
+                number = f"{weight:.2f}" if weight else "0"
+                axis.text(j, i, number, ha="center", va="center", fontsize=7.5, color=color)
+        axis.set_xticks(range(len(tokens)), tokens, rotation=45, ha="right", fontsize=8)
+        axis.set_yticks(range(len(tokens)), tokens, fontsize=8)
+        axis.set_title(name, fontsize=9.5)
+        axis.set_xlabel("… looks at this one", fontsize=8)
+    axes[0].set_ylabel("this token …", fontsize=8)
+    figure.colorbar(shown, ax=axes, aspect=24, pad=0.01).set_label("weight", fontsize=8)
+    return done(figure)
+
+
+def show_similarity(similarity: Tensor, pictures: Pictures, captions: Sequence[str], title: str = "") -> Figure:
+    """The matrix of cosines [N pictures, N captions]: a row's picture at its left, the caption of that picture at its
+    right. Columns are captions, by number; framed are the pairs that belong together.
+    """
+    n = len(captions)
+    figure = plt.figure(figsize=(9.2, 5.6))
+    matrix = figure.add_axes((0.07, 0.08, 0.52, 0.84))
+    shown = _matrix(matrix, similarity.detach().float().cpu(), -0.2)
+    matrix.set_xticks(range(n), [f"T{i + 1}" for i in range(n)], fontsize=7, color=TEXT)
+    matrix.set_yticks([])
+    matrix.set_xlabel("caption", fontsize=8.5, color=TEXT)
+    for i, (array, caption) in enumerate(zip(as_arrays(pictures), captions, strict=True)):
+        picture = matrix.inset_axes((-1.58, i - 0.48, 0.96, 0.96), transform=matrix.transData)
+        picture.imshow(array, interpolation="antialiased")
+        frame(picture)
+        matrix.text(n - 0.2, i, f"T{i + 1}", fontsize=7.5, color=TEXT, va="center")
+        matrix.text(n + 0.8, i, caption, fontsize=7.5, color=INK, va="center")
+    matrix.text(-1.75, n / 2 - 0.5, "picture", rotation=90, ha="right", va="center", fontsize=8.5, color=PICTURE)
+    bar = figure.colorbar(shown, cax=figure.add_axes((0.72, 0.05, 0.24, 0.018)), orientation="horizontal")
+    bar.ax.tick_params(labelsize=7)
+    figure.text(0.71, 0.059, "cosine", fontsize=8, ha="right", va="center")
+    if title:
+        figure.suptitle(title, fontsize=10, y=0.98)
+    return done(figure)
+
+
+def show_filmstrip(film: Sequence[Frame], frames: int = 6) -> Figure:
+    """The matrix of cosines at moments of a training, the early ones more often, for that is when most happens."""
+    last = len(film) - 1
+    picked = sorted({0} | {round(last ** (i / (frames - 2))) for i in range(frames - 1)}) if last > 0 else [0]
+    figsize = (1.6 * len(picked) + 0.6, 2.2)
+    figure, axes = plt.subplots(1, len(picked), figsize=figsize, layout="constrained", squeeze=False)
+    for axis, moment in zip(axes[0], (film[i] for i in picked), strict=True):
+        shown = _matrix(axis, moment.cosines, -0.2)
+        axis.set(xticks=[], yticks=[])
+        when = f"step {moment.step:,}\nloss {moment.loss:.2f}" if moment.step else "before\ntraining"
+        axis.set_title(when, fontsize=8.5)
+        axis.set_xlabel("captions", fontsize=8, color=TEXT)
+    axes[0, 0].set_ylabel("pictures", fontsize=8, color=PICTURE)
+    bar = figure.colorbar(shown, ax=axes, aspect=14, pad=0.01)
     bar.set_label("cosine", fontsize=8)
-    for i, caption in enumerate(captions):
-        words.text(0, -i, f"T{i + 1}", fontsize=7, color=LINE, va="center")
-        words.text(0.07, -i, caption, fontsize=7, color=INK, va="center")
-    words.set_xlim(0, 1)
-    words.set_ylim(-n + 0.5, 0.5)
-    words.axis("off")
+    bar.ax.tick_params(labelsize=7)
+    return done(figure)
+
+
+def show_space(
+    panels: Mapping[str, tuple[Tensor, Tensor, Sequence[str]]], palette: Mapping[str, tuple[float, ...]] | None = None
+) -> Figure:
+    """Features seen along their two directions of largest spread, a panel for each name.
+
+    Args:
+        panels: features of pictures [N, E], of their captions [N, E], and the group that each pair belongs to.
+        palette: red, green and blue of each group in 0 … 1; a group that it lacks gets one of eight colours.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.7 * len(panels), 4.3), layout="constrained", squeeze=False)
+    for axis, (title, (pictures, texts, groups)) in zip(axes[0], panels.items(), strict=True):
+        both = torch.cat([pictures, texts]).float()
+        both = both - both.mean(dim=0)
+        _, spread, directions = torch.linalg.svd(both, full_matrices=False)
+        flat = both @ directions[:2].T
+        share = spread.square() / spread.square().sum()
+        names = sorted(set(groups))
+        for i, name in enumerate(names):
+            color = (palette or {}).get(name) or _SERIES[i % len(_SERIES)]
+            mine = torch.tensor([g == name for g in groups])
+            seen, said = flat[: len(pictures)][mine], flat[len(pictures) :][mine]
+            axis.plot(*seen.T, "o", ms=6.5, color=color, mec="white", mew=0.5)
+            axis.plot(*said.T, "D", ms=4.5, color=color, mec=INK, mew=0.9)
+            x, y = torch.cat([seen, said]).mean(dim=0).tolist()
+            axis.text(x, y, name, ha="center", va="center", fontsize=9, color=INK, path_effects=_HALO, zorder=5)
+        axis.set_facecolor("#dfe5ea")  # so that white points show
+        axis.plot([], [], "o", ms=6.5, color=LINE, mec="white", mew=0.5, label="picture")
+        axis.plot([], [], "D", ms=4.5, color=LINE, mec=INK, mew=0.9, label="caption")
+        axis.legend(fontsize=7.5, loc="best")
+        axis.set_title(title, fontsize=9.5)
+        axis.set_xlabel(f"direction 1, {share[0]:.0%} of the spread", fontsize=8)
+        axis.set_ylabel(f"direction 2, {share[1]:.0%}", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.grid(alpha=0.2)
+    return done(figure)
+
+
+def show_found(
+    found: dict[str, Pictures], fits: dict[str, Sequence[bool]] | None = None, title: str = "", size: float = 0.86
+) -> Figure:
+    """For each text the pictures found for it, best first; each is framed and marked: ✓ fits the text, ✗ does not."""
+    rows = {text: as_arrays(pictures) for text, pictures in found.items()}
+    columns = max(map(len, rows.values()))
+    height = len(rows) * (size + 0.08) + (0.3 if title else 0)
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(columns * size + 2.4, height), squeeze=False, layout="constrained"
+    )
+    for line, (text, pictures) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(textwrap.fill(text, 20), rotation=0, ha="right", va="center", fontsize=9)
+        for i, axis in enumerate(line):
+            frame(axis, shown=i < len(pictures))
+            if i < len(pictures):
+                axis.imshow(pictures[i], interpolation="antialiased")
+            if fits is not None and i < len(pictures):
+                color, mark = (PICTURE, "✓") if fits[text][i] else (TEXT, "✗")
+                axis.spines[:].set(color=color, linewidth=2.5)
+                around = {"boxstyle": "square,pad=0.15", "fc": color, "ec": "none"}
+                corner = {"transform": axis.transAxes, "ha": "right", "va": "top"}
+                axis.text(0.97, 0.95, mark, color="white", fontsize=7.5, bbox=around, **corner)
     if title:
         figure.suptitle(title, fontsize=10)
     return done(figure)
 
 
-def show_found(
-    found: dict[str, Pictures], fits: dict[str, Sequence[bool]] | None = None, title: str = "", size: float = 0.72
+def show_close_calls(
+    pictures: Pictures,
+    captions: Sequence[str],
+    rivals: Pictures,
+    rival_captions: Sequence[str],
+    margins: Sequence[float],
 ) -> Figure:
-    """For each text the pictures found for it, best first; a frame says whether a picture fits (green) or not (red)."""
-    rows = {text: as_arrays(pictures) for text, pictures in found.items()}
-    columns = max(map(len, rows.values()))
-    height = len(rows) * size + (0.3 if title else 0)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(columns * size + 3.0, height), squeeze=False)
-    for line, (text, pictures) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
-        for i, axis in enumerate(line):
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(fits is not None and i < len(pictures))
-            if i < len(pictures):
-                axis.imshow(pictures[i], interpolation="nearest")
-            if fits is not None and i < len(pictures):
-                axis.spines[:].set(color="#2a9d5c" if fits[text][i] else MARK, linewidth=2)
-    if title:
-        figure.suptitle(title, fontsize=10)
+    """Above, pictures with their captions; below, the strongest wrong caption and the picture it was written for.
+
+    margins: cosine of the own caption minus that of the rival; below zero the rival wins.
+    """
+    figsize = (1.55 * len(captions) + 0.9, 4.9)
+    figure, axes = plt.subplots(2, len(captions), figsize=figsize, squeeze=False, layout="constrained")
+    for line, shown, said in ((axes[0], pictures, captions), (axes[1], rivals, rival_captions)):
+        for axis, array, text in zip(line, as_arrays(shown), said, strict=True):
+            frame(axis)
+            axis.imshow(array, interpolation="nearest")
+            lines = textwrap.wrap(text, 20)
+            axis.set_xlabel("\n".join([*lines, *[""] * (4 - len(lines))]), fontsize=8)
+    for axis, margin in zip(axes[0], margins, strict=True):
+        text = f"{margin:+.2f} {'mistaken' if margin < 0 else 'right'}".replace("-", "−")
+        axis.set_title(text, fontsize=9, color=TEXT if margin < 0 else INK)
+    axes[0, 0].set_ylabel("picture and\nits caption", fontsize=9, color=INK)
+    axes[1, 0].set_ylabel("the rival caption\nand its picture", fontsize=9, color=INK)
     return done(figure)
