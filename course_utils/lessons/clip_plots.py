@@ -247,7 +247,7 @@ def show_filmstrip(film: Sequence[Frame], frames: int = 6) -> Figure:
 def show_space(
     panels: Mapping[str, tuple[Tensor, Tensor, Sequence[str]]], palette: Mapping[str, tuple[float, ...]] | None = None
 ) -> Figure:
-    """Features seen along their two directions of largest spread, a panel for each name.
+    """Features seen along the two directions in which the means of their groups differ most, a panel for each name.
 
     Args:
         panels: features of pictures [N, E], of their captions [N, E], and the group that each pair belongs to.
@@ -257,10 +257,11 @@ def show_space(
     for axis, (title, (pictures, texts, groups)) in zip(axes[0], panels.items(), strict=True):
         both = torch.cat([pictures, texts]).float()
         both = both - both.mean(dim=0)
-        _, spread, directions = torch.linalg.svd(both, full_matrices=False)
-        flat = both @ directions[:2].T
-        share = spread.square() / spread.square().sum()
         names = sorted(set(groups))
+        means = torch.stack([both[[g == name for g in (*groups, *groups)]].mean(dim=0) for name in names])
+        _, _, directions = torch.linalg.svd(means - means.mean(dim=0), full_matrices=False)
+        flat = both @ directions[:2].T
+        share = flat.square().sum(dim=0) / both.square().sum()
         for i, name in enumerate(names):
             color = (palette or {}).get(name) or _SERIES[i % len(_SERIES)]
             mine = torch.tensor([g == name for g in groups])
