@@ -1,8 +1,7 @@
-"""Checks of notebook 03, second part: x_0 out of a prediction, how its errors grow, and the loss."""
+"""Checks of notebook 03, second part: x_0 out of a prediction, and the loss."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,6 @@ from course_utils.checks.base import (
     expect_untouched,
     gradients_of,
     name_it,
-    one_number,
     random_tensor,
 )
 from course_utils.checks.oracles import SHAPE, alpha_bar, short_schedule
@@ -87,41 +85,6 @@ def predict_x0(candidate: Callable[..., Any]) -> None:
                 )
             p.requires_grad_()
             gradients_of(candidate(schedule, x, given, p, kind).sum(), {"prediction": p})
-
-
-# --- a step of the derivation ---------------------------------------------------------------------------------
-
-
-def _error_factor(alpha_bar_t: float) -> float:
-    """Reference: x̂_0 = (x_t − √(1 − ᾱ) ε̂) / √ᾱ is linear in ε̂."""
-    return math.sqrt((1 - alpha_bar_t) / alpha_bar_t)
-
-
-_error_factor.__name__ = "error_factor"
-
-
-@check_for(_error_factor)
-def error_factor(candidate: Callable[..., Any]) -> None:
-    """Oracle: solve for x_0 with the noise and with the noise plus 1, and take the difference."""
-    for bar in (0.2, 0.9, 0.64, 0.05):
-        x_0, noise = random_tensor(5).double(), random_tensor(5).double()
-        x_t = bar**0.5 * x_0 + (1 - bar) ** 0.5 * noise
-        right = ((x_t - (1 - bar) ** 0.5 * (noise + 1)) / bar**0.5 - x_0).abs().mean().item()
-        got = one_number(candidate(bar), f"error_factor({bar:g})")
-        if abs(got - right) <= 1e-4 * right:
-            continue
-        for message, wrong in {
-            "the size of the error is asked for, without a sign": -right,
-            "that is its square, the factor of the squared error": right**2,
-            "it is upside down: near pure noise (ᾱ near 0) it must grow": 1 / right,
-            "x̂_0 is divided by √ᾱ_t as well": (1 - bar) ** 0.5,
-            "the noise enters with the factor √(1 − ᾱ_t)": bar**-0.5,
-            "the square root of ᾱ_t is missing": (1 - bar) ** 0.5 / bar,
-            "the square root of 1 − ᾱ_t is missing": (1 - bar) / bar**0.5,
-        }.items():
-            if abs(got - wrong) <= 1e-4 * abs(wrong):
-                raise Mistake(f"error_factor({bar:g}) should be {right:.4f}, got {got:.4f}: {message}")
-        raise Mistake(f"error_factor({bar:g}) should be {right:.4f}, got {got:.4f}: solve for x̂_0, then change ε̂ by 1")
 
 
 # --- the loss -----------------------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ from course_utils.checks.base import (
     name_it,
     random_tensor,
 )
+from course_utils.checks.loop import draw
 from course_utils.checks.oracles import SHAPE, alpha_bar, short_schedule, true_posterior
-from course_utils.checks.predictions import denoising_loss, error_factor, predict_x0
+from course_utils.checks.predictions import denoising_loss, predict_x0
 from course_utils.checks.steps import ddim_step, ddpm_step, five_steps
 from course_utils.diffusion import reverse as package
 from course_utils.diffusion.schedule import NoiseSchedule
@@ -33,7 +34,7 @@ __all__ = [
     "ddim_step",
     "ddpm_step",
     "denoising_loss",
-    "error_factor",
+    "draw",
     "five_steps",
     "gaussian_kl",
     "posterior",

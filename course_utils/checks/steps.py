@@ -1,4 +1,4 @@
-"""Checks of notebook 03, third part: the DDPM step, the DDIM step, and which of them is better off with few steps."""
+"""Checks of notebook 03, third part: the DDPM step, the DDIM step, and who is better off with few steps."""
 
 from __future__ import annotations
 
@@ -95,6 +95,33 @@ def ddpm_step(candidate: Callable[..., Any]) -> None:
         ) from None
     if not isinstance(last, Tensor) or not close(last.double(), x_0, 1e-3):
         raise Mistake("at the last step (t_prev = −1) the result must be the predicted x_0")
+    _large_variance(candidate)
+
+
+def _large_variance(candidate: Callable[..., Any]) -> None:
+    """variance_type "fixed_large": the same mean, σ² = β of the stride, and still no noise at the last step."""
+    schedule, t, t_prev, x_0, _, x_t, prediction = _step_case("epsilon")
+    fresh = random_tensor(*SHAPE).double()
+    mean, variance = true_posterior(schedule, x_0, x_t, t, t_prev)
+    beta = 1 - alpha_bar(schedule, t, x_t) / alpha_bar(schedule, t_prev, x_t)
+    own = 1 - alpha_bar(schedule, t, x_t) / alpha_bar(schedule, t - 1, x_t)
+    inputs = (prediction.float(), x_t.float())
+    try:
+        result = candidate(schedule, *inputs, t, t_prev, fresh.float(), variance_type="fixed_large")
+        last = candidate(schedule, *inputs, t, -1, None, variance_type="fixed_large")
+    except ValueError as error:
+        raise Mistake(f"for variance_type 'fixed_large' the last step still has variance 0; it says: {error}") from None
+    expect_shape(result, SHAPE)
+    if not close(result.double(), mean + beta.sqrt() * fresh, 1e-3):
+        slips = {
+            "variance_type is not used: 'fixed_large' asks for σ² = β instead of β̃": mean + variance.sqrt() * fresh,
+            "for 'fixed_large' that is β, not its root, times the noise": mean + beta * fresh,
+            "for 'fixed_large' the stride's own β is wanted, 1 − ᾱ_t / ᾱ_prev; betas[t] is a stride of 1": mean
+            + own.sqrt() * fresh,
+        }
+        raise name_it(result.double(), slips, "for variance_type 'fixed_large' it is mean + √β · noise")
+    if not close(last.double(), x_0, 1e-3):
+        raise Mistake("with variance_type='fixed_large', too, the last step (t_prev = −1) gives the predicted x_0")
 
 
 @check_for(package.ddim_step)
@@ -181,8 +208,8 @@ def ddim_step(candidate: Callable[..., Any]) -> None:
 
 
 def _five_steps() -> str:
-    """Reference: DDIM; the notebook measures it right after the question."""
-    return "ddim"
+    """Reference: DDPM with σ² = β; the notebook measures it right after the question."""
+    return "large"
 
 
 _five_steps.__name__ = "five_steps"
@@ -190,11 +217,11 @@ _five_steps.__name__ = "five_steps"
 
 @check_for(_five_steps)
 def five_steps(candidate: Callable[[], Any]) -> None:
-    """Which sampler comes closer in five steps, if the denoiser is perfect: "ddpm", "ddim" or "same"."""
+    """Which step comes closest in five strides, if the denoiser is perfect: "ddim", "small" (β̃) or "large" (β)?"""
     replies = {
-        "same": "a perfect denoiser still knows the mean of x_0 only: a sampler that treats it as x_0 errs at each "
-        "long step, and the two samplers err differently",
-        "ddpm": "in long strides the fresh noise is large, and drawn around a mean that may lie between the arms; "
-        "which sampler follows a smooth path from where it started?",
+        "ddim": "DDIM adds no noise at all, so the doubt about x_0 that is left at each long stride is nowhere made "
+        "up for: its points end too close together. What would widen them again?",
+        "small": "β̃ is the spread of one who knows x_0. The sampler knows a mean only, so the true step back is wider "
+        "by the doubt about x_0, and in long strides that doubt is large: β̃ adds too little noise",
     }
-    choice(candidate(), "ddim", replies)
+    choice(candidate(), "large", replies)

@@ -17,6 +17,7 @@ from course_utils.diffusion.forward import add_noise
 from course_utils.diffusion.schedule import NoiseSchedule, check_inputs
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+VARIANCE_TYPES = ("fixed_small", "fixed_large")  # σ² = β̃ or β (Ho et al. 2020, section 3.2), by diffusers' names
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -24,6 +25,12 @@ def check_prediction_type(prediction_type: str) -> None:
     """ValueError unless it is one of the three names."""
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type must be one of {PREDICTION_TYPES}, got {prediction_type!r}")
+
+
+def check_variance_type(variance_type: str) -> None:
+    """ValueError unless it is one of the two names."""
+    if variance_type not in VARIANCE_TYPES:
+        raise ValueError(f"variance_type must be one of {VARIANCE_TYPES}, got {variance_type!r}")
 
 
 def predict_x0(
@@ -160,13 +167,16 @@ def elbo_terms(
     t: int | Tensor,
     noise: Tensor,
     prediction_type: str = "epsilon",
+    variance_type: str = "fixed_small",
 ) -> Tensor:
     """The term of the variational bound that belongs to step t, [B], in nats summed over a sample's elements.
 
-    For t ≥ 1 it is KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), with σ² = β̃ for both (Ho et al. 2020,
-    equations 5–10); for t = 0 the reconstruction, `decoder_nll`. One draw of noise estimates it without
-    bias. Then −log p(x_0) ≤ prior_kl + the sum of the terms over t = 0 … T−1.
+    For t ≥ 1 it is KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), where p has σ² = β̃ as q has ("fixed_small"),
+    or σ² = β ("fixed_large"; Ho et al. 2020, equations 5–10 and section 3.2); for t = 0 the reconstruction,
+    `decoder_nll`. One draw of noise estimates it without bias. Then −log p(x_0) ≤ prior_kl + the sum of the
+    terms over t = 0 … T−1.
     """
+    check_variance_type(variance_type)
     t = check_inputs(schedule, t, x_0=x_0, noise=noise)
     x_t = add_noise(schedule, x_0, t, noise)
     x_0_pred = predict_x0(schedule, x_t, t, denoiser(x_t, t), prediction_type)
@@ -174,7 +184,8 @@ def elbo_terms(
     mean_model, _ = posterior(schedule, x_0_pred, x_t, t)
     last = (t == 0).reshape(variance.shape)  # [B, 1, 1, 1]
     variance = torch.where(last, 1.0, variance)  # β̃_0 is 0; any value will do where the KL is not used
-    kl = gaussian_kl(mean_true, variance, mean_model, variance)
+    model_variance = schedule.beta(t, like=x_t) if variance_type == "fixed_large" else variance
+    kl = gaussian_kl(mean_true, variance, mean_model, model_variance)
     terms = torch.where(last, decoder_nll(schedule, x_0, x_0_pred), kl)
     return terms.flatten(1).sum(dim=1)  # [B]
 

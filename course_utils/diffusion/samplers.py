@@ -15,6 +15,7 @@ from course_utils.diffusion.dpm_solver import dpmpp_2m_step
 from course_utils.diffusion.reverse import (
     Denoiser,
     check_prediction_type,
+    check_variance_type,
     posterior,
     predict_noise,
     predict_x0,
@@ -32,16 +33,23 @@ def ddpm_step(
     t_prev: int | Tensor,
     noise: Tensor | None,
     prediction_type: str = "epsilon",
+    variance_type: str = "fixed_small",
 ) -> Tensor:
-    """One random step from t back to t_prev: a draw from q(x_prev | x_t, x_0), with x_0 as predicted.
+    """One random step from t back to t_prev: the posterior's mean, with x_0 as predicted, plus σ · noise.
 
-    Ho et al. 2020, algorithm 2, with σ² = β̃ (diffusers: "fixed_small"), for any stride. At t_prev = −1
-    the variance is 0 and the result the predicted x_0, so noise may be None there.
+    Ho et al. 2020, algorithm 2, for any stride. "fixed_small" has σ² = β̃, the posterior's own variance;
+    "fixed_large" σ² = β = 1 − ᾱ_t / ᾱ_prev (their section 3.2). At t_prev = −1 both are 0 and the result is
+    the predicted x_0, so noise may be None there.
 
-    Returns x at t_prev [B, …]. Raises ValueError for bad times or shapes, or noise that is missing.
+    Returns x at t_prev [B, …]. Raises ValueError for bad times or shapes, another variance_type, or noise that
+    is missing.
     """
+    check_variance_type(variance_type)
     x_0 = predict_x0(schedule, x_t, t, prediction, prediction_type)
     mean, variance = posterior(schedule, x_0, x_t, t, t_prev)
+    if variance_type == "fixed_large":
+        beta = 1 - schedule.alpha_bar(t, like=x_t) / schedule.alpha_bar(t_prev, like=x_t)
+        variance = torch.where(variance > 0, beta, variance)  # still 0 at the last step
     x_prev = mean + variance.sqrt() * check_noise(noise, variance, x_t)
     return x_prev.to(x_t.dtype)
 

@@ -1,4 +1,4 @@
-"""Figures of notebook 02: schedules side by side, a chain against its closed form, the readings of the noise reader."""
+"""Figures of notebook 02: the two ways to count, schedules, a chain and its closed form, the noise reader."""
 
 from __future__ import annotations
 
@@ -44,6 +44,56 @@ def plot_schedules(schedules: Mapping[str, NoiseSchedule]) -> Figure:
     _finish(axes[1], "t", r"$\bar\alpha_t$", "share of the variance that is picture")
     _finish(axes[2], "t", r"$\log_{10}$ SNR", "signal to noise, in powers of ten")
     axes[1].legend(fontsize=8)
+    return done(figure)
+
+
+def plot_counts() -> Figure:
+    """The chain as boxes with an arrow a step; under each box its names in the papers and in the code."""
+    figure, axis = plt.subplots(figsize=(8.6, 2.3))
+    papers = ["$x_0$", "$x_1$", "$x_2$", r"$\cdots$", "$x_T$"]
+    code = ["t = −1", "t = 0", "t = 1", r"$\cdots$", "t = T − 1"]
+    bars = ["1", "alphas_cumprod[0]", "alphas_cumprod[1]", "", "alphas_cumprod[T − 1]"]
+    steps = ["betas[0]", "betas[1]", "", ""]
+    for i, (name, t, bar) in enumerate(zip(papers, code, bars, strict=True)):
+        if t != r"$\cdots$":
+            shade = 1 - 0.16 * i
+            axis.add_patch(plt.Rectangle((i - 0.22, 0), 0.44, 0.5, fc=(shade, shade, shade), ec=LINE))
+        dark = i == 4
+        axis.text(i, 0.25, name, ha="center", va="center", fontsize=13, color="white" if dark else "black")
+        axis.text(i, -0.22, t, ha="center", fontsize=10, color=COLORS["cosine"])
+        axis.text(i, -0.48, bar, ha="center", fontsize=7.5, family="monospace")
+    for i, beta in enumerate(steps):
+        axis.annotate("", (i + 0.76, 0.25), (i + 0.24, 0.25), arrowprops={"arrowstyle": "-|>", "color": LINE})
+        axis.text(i + 0.5, 0.34, beta, ha="center", fontsize=7.5, family="monospace")
+    axis.text(0, 0.58, "clean", ha="center", fontsize=8)
+    axis.text(4, 0.58, "noise", ha="center", fontsize=8)
+    for y, text in ((0.25, "papers"), (-0.22, "code"), (-0.48, r"$\bar\alpha$")):
+        axis.text(-0.55, y, text, ha="right", va="baseline" if y < 0 else "center", fontsize=9)
+    axis.set(xlim=(-1, 4.6), ylim=(-0.6, 0.75))
+    axis.axis("off")
+    return done(figure)
+
+
+def plot_fan(paths: Tensor, schedule: NoiseSchedule, drawn: int = 30) -> Figure:
+    """Chains of single numbers [T + 1, N] from two spikes to a bell: some as lines, all as a histogram at the end.
+
+    Red lines began at +1, blue ones at −1; the thick lines are ±√ᾱ, where the chains of each colour are on average.
+    """
+    figure, (axis, end) = plt.subplots(1, 2, figsize=(9, 3), width_ratios=[5, 1], sharey=True)
+    time = torch.arange(len(paths)) - 1  # the clean numbers stand at t = −1
+    root = torch.cat([torch.ones(1), schedule.alphas_cumprod]).sqrt()
+    for sign, color, name in ((1, COLORS["cosine"], "+1"), (-1, COLORS["linear"], "−1")):
+        group = paths[:, paths[0] * sign > 0]
+        axis.plot(time, group[:, : drawn // 2], color=color, lw=0.4, alpha=0.5)
+        axis.plot(time, sign * root, color=color, lw=2.2, label=f"mean of those from {name}")
+    axis.legend(fontsize=7, loc="upper right")
+    _finish(axis, "t", "$x_t$", f"{drawn // 2 * 2} of {paths.shape[1]:,} chains that begin at +1 or −1")
+    grid = torch.linspace(-4, 4, 201)
+    end.hist(paths[-1].numpy(), bins=40, range=(-4, 4), density=True, orientation="horizontal", color="#c9d3dc")
+    end.plot(torch.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi), grid, color="black", lw=1.2)
+    end.set_xticks([])
+    end.set_ylim(-4, 4)
+    _finish(end, "", "", "at the end, and N(0, 1)")
     return done(figure)
 
 

@@ -1,4 +1,4 @@
-"""Notebook 03: the posterior, Gaussian KL, x_0 out of a prediction, the loss, the DDPM and the DDIM step."""
+"""Notebook 03: the posterior, Gaussian KL, x_0 out of a prediction, the loss, the DDPM and the DDIM step, the loop."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from course_utils.diffusion import (
     posterior,
     predict_noise,
     predict_x0,
+    sample,
     target,
 )
+from course_utils.diffusion.samplers import check_noise
 
 __all__ = ["RIGHT", "WRONG", "checks"]
 
@@ -191,28 +193,49 @@ def loss_with_own_noise(denoiser, schedule, x_0, t, noise, prediction_type="epsi
 # --- the steps
 
 
-def ancestral(schedule, prediction, x_t, t, t_prev, noise, kind="epsilon", *, scale=torch.sqrt, ignore=False):
+def ancestral(
+    schedule, prediction, x_t, t, t_prev, noise, kind="epsilon", variance_type="", *, scale=None, ignore=0, large=None
+):
     x_0 = prediction if ignore else predict_x0(schedule, x_t, t, prediction, kind)
     mean, variance = posterior(schedule, x_0, x_t, t, t_prev)
-    return mean if noise is None else mean + scale(variance) * noise
+    if variance_type == "fixed_large":
+        prev = schedule.alpha_bar(t_prev, like=x_t)
+        stride = 1 - schedule.alpha_bar(t, like=x_t) / prev
+        variance = large(schedule, t, stride, variance) if large else stride
+    return mean if noise is None else mean + (scale or torch.sqrt)(variance) * noise
 
 
-def ancestral_through_ddim(schedule, prediction, x_t, t, t_prev, noise, kind="epsilon"):
+def ancestral_through_ddim(schedule, prediction, x_t, t, t_prev, noise, kind="epsilon", variance_type="fixed_small"):
+    if variance_type == "fixed_large":  # β is β̃ · (1 − ᾱ_t) / (1 − ᾱ_prev)
+        bar, prev = schedule.alpha_bar(t, like=x_t), schedule.alpha_bar(t_prev, like=x_t)
+        noise = None if noise is None else ((1 - bar) / (1 - prev)).sqrt() * noise
     return ddim_step(schedule, prediction, x_t, t, t_prev, 1.0, noise, kind)
 
 
-def ancestral_in_loop(schedule, prediction, x_t, t, t_prev, noise, kind="epsilon"):
+def ancestral_in_loop(schedule, prediction, x_t, t, t_prev, noise, kind="epsilon", variance_type="fixed_small"):
     rows = []
     for i in range(len(x_t)):
         one, r = slice(i, i + 1), torch.as_tensor(t_prev).expand(len(x_t))[i : i + 1]
         x_0 = predict_x0(schedule, x_t[one], t[one], prediction[one], kind)
         mean, variance = posterior(schedule, x_0, x_t[one], t[one], r)
+        if variance_type == "fixed_large" and int(r) >= 0:
+            share = schedule.alphas[int(r) + 1 : int(t[i]) + 1].prod()  # of the variance, kept by the stride
+            variance = torch.full_like(variance, 1 - share.item())
         rows.append(mean if int(r) < 0 else mean.double() + variance.double() ** 0.5 * noise[one])
     return torch.cat(rows).to(x_t.dtype)
 
 
 def ddpm_with(**parts) -> Callable:
-    return lambda *args: ancestral(*args, **parts)
+    return lambda *args, **kwargs: ancestral(*args, **kwargs, **parts)
+
+
+def noisy_at_the_end(schedule, prediction, x_t, t, t_prev, noise, kind="epsilon", variance_type="fixed_small"):
+    """With β also at the last step, as if it were any other."""
+    if variance_type == "fixed_small":
+        return ddpm_step(schedule, prediction, x_t, t, t_prev, noise, kind)
+    mean, _ = posterior(schedule, predict_x0(schedule, x_t, t, prediction, kind), x_t, t, t_prev)
+    beta = 1 - schedule.alpha_bar(t, like=x_t) / schedule.alpha_bar(t_prev, like=x_t)
+    return mean + beta.sqrt() * check_noise(noise, beta, x_t)
 
 
 def ddpm_without_strides(schedule, prediction, x_t, t, t_prev, noise, kind="epsilon"):
@@ -299,12 +322,89 @@ def ddim_without_strides(schedule, prediction, x_t, t, t_prev, eta=0.0, noise=No
     return ddim_step(schedule, prediction, x_t, t, t - 1, eta, noise, kind)
 
 
+# --- the loop
+
+
+def draw(
+    denoiser, schedule, x, steps, sampler="ddim", eta=0.0, prediction_type="epsilon", generator=None,
+    variance_type="fixed_small", *, pairs=None, ask=None, noises=None, gives=None, start=None, kind=None, way=None,
+):  # fmt: skip
+    """The loop in other words than the course's, and wrong ones by replacing a part."""
+    path, first, fixed = [x], x, torch.randn(x.shape, generator=generator) if noises == "outside" else None
+    times = [int(t) for t in schedule.timesteps(steps)]
+    for t, t_prev in pairs(times) if pairs else [*zip(times, times[1:], strict=False), (times[-1], -1)]:
+        x = first if start else x
+        prediction = denoiser(x, ask(x, t, t_prev) if ask else torch.tensor([t] * len(x)))
+        fresh = torch.randn(x.shape, generator=None if noises == "own" else generator) if fixed is None else fixed
+        if (sampler if way is None else way) == "ddpm":
+            x = ddpm_step(schedule, prediction, x, t, t_prev, fresh, kind or prediction_type, variance_type)
+        else:
+            x = ddim_step(schedule, prediction, x, t, t_prev, eta, fresh, kind or prediction_type)
+        path.append(x)
+    return gives(path) if gives else path
+
+
+def drawn_through_sample(
+    denoiser,
+    schedule,
+    x,
+    steps,
+    sampler="ddim",
+    eta=0.0,
+    prediction_type="epsilon",
+    generator=None,
+    variance_type="fixed_small",
+):
+    """The package's own loop."""
+    if variance_type != "fixed_small":
+        return draw(denoiser, schedule, x, steps, sampler, eta, prediction_type, generator, variance_type)
+    settings = {"sampler": sampler, "eta": eta, "prediction_type": prediction_type, "generator": generator}
+    return [x, *sample(denoiser, schedule, x, steps, **settings)]
+
+
+def drawn_backwards(
+    denoiser,
+    schedule,
+    x,
+    steps,
+    sampler="ddim",
+    eta=0.0,
+    prediction_type="epsilon",
+    generator=None,
+    variance_type="fixed_small",
+):
+    """Recursion instead of a loop; a tuple in the end."""
+
+    def rest(x, times):
+        if not times:
+            return ()
+        t, t_prev = times[0], times[1] if len(times) > 1 else -1
+        said = denoiser(x, torch.full([len(x)], t))
+        noise = torch.randn(x.shape, generator=generator) if t_prev >= 0 and generator is not None else None
+        if sampler == "ddpm":
+            x = ddpm_step(schedule, said, x, t, t_prev, noise, prediction_type, variance_type)
+        else:
+            x = ddim_step(schedule, said, x, t, t_prev, eta, noise, prediction_type)
+        return (x, *rest(x, times[1:]))
+
+    return (x, *rest(x, schedule.timesteps(steps).tolist()))
+
+
+def draw_with(**parts) -> Callable:
+    return lambda *args, **kwargs: draw(*args, **kwargs, **parts)
+
+
+def draw_without(name: str) -> Callable:
+    return lambda *args, **kwargs: draw(*args, **{k: v for k, v in kwargs.items() if k != name})
+
+
+def draw_in_place(denoiser, schedule, x, *args, **kwargs):
+    path = draw(denoiser, schedule, x, *args, **kwargs)
+    x.copy_(path[-1])
+    return path
+
+
 RIGHT = {
-    "error_factor": [
-        lambda bar: math.sqrt((1 - bar) / bar),
-        lambda bar: math.tan(math.acos(math.sqrt(bar))),
-        lambda bar: torch.tensor(1 / bar - 1).double() ** 0.5,
-    ],
     "posterior": [posterior, by_hand, by_precisions, lambda *a: tuple(x.expand(a[2].shape) for x in by_hand(*a))],
     "gaussian_kl": [
         gaussian_kl,
@@ -316,20 +416,11 @@ RIGHT = {
     "denoising_loss": [denoising_loss, loss, loss_in_a_loop],
     "ddpm_step": [ddpm_step, ancestral, ancestral_through_ddim, ancestral_in_loop],
     "ddim_step": [ddim_step, again, again_as_in_the_paper],
-    "five_steps": [lambda: "ddim", lambda: "DDIM", lambda: " ddim "],
+    "draw": [draw, drawn_through_sample, drawn_backwards],
+    "five_steps": [lambda: "large", lambda: "Large", lambda: " large "],
 }
 
 WRONG = {
-    "error_factor": [
-        (lambda bar: -(((1 - bar) / bar) ** 0.5), "without a sign"),
-        (lambda bar: (1 - bar) / bar, "its square"),
-        (lambda bar: (bar / (1 - bar)) ** 0.5, "upside down"),
-        (lambda bar: (1 - bar) ** 0.5, "divided by √ᾱ_t as well"),
-        (lambda bar: bar**-0.5, "enters with the factor"),
-        (lambda bar: (1 - bar) ** 0.5 / bar, "root of ᾱ_t is missing"),
-        (lambda bar: (1 - bar) / bar**0.5, "root of 1 − ᾱ_t is missing"),
-        (lambda bar: None, "return missing"),
-    ],
     "posterior": [
         (floored_at(1e-5), "no floor"),
         (floored_at(1e-4), "no floor"),
@@ -435,6 +526,10 @@ WRONG = {
     "ddpm_step": [
         (ddpm_with(scale=lambda v: v), "root of the variance"),
         (ddpm_with(scale=torch.zeros_like), "mean alone"),
+        (ddpm_with(large=lambda s, t, stride, small: small), "variance_type is not used"),
+        (ddpm_with(large=lambda s, t, stride, small: stride**2), "not its root"),
+        (ddpm_with(large=lambda s, t, stride, small: s.beta(t, like=small)), "the stride's own β"),
+        (noisy_at_the_end, "still has variance 0"),
         (ddpm_with(scale=torch.ones_like), "without being scaled"),
         (ddpm_with(scale=lambda v: -v.sqrt()), "a minus before the noise"),
         (ddpm_with(ignore=True), "used as x_0"),
@@ -468,11 +563,31 @@ WRONG = {
         ),
         (ddim_in_place, "in place"),
     ],
+    "draw": [
+        (draw_with(pairs=lambda times: [(t, t - 1) for t in times]), "not t − 1"),
+        (draw_with(pairs=lambda times: list(zip(times, [*times[1:], 0], strict=True))), "there is still noise"),
+        (draw_with(pairs=lambda times: list(zip(times, times[1:], strict=False))), "a step is missing"),
+        (draw_with(start=True), "the step before gave"),
+        (draw_with(ask=lambda x, t, t_prev: torch.full((len(x),), max(t_prev, 0))), "not t_prev"),
+        (draw_with(ask=lambda x, t, t_prev: t), "LongTensor"),
+        (draw_with(ask=lambda x, t, t_prev: torch.full((len(x),), t / 20)), "LongTensor"),
+        (draw_with(noises="outside"), "inside the loop"),
+        (draw_with(noises="own"), "same generator"),
+        (draw_with(gives=lambda path: path[-1]), "list of all points"),
+        (draw_with(gives=lambda path: path[1:]), "begins with the noise"),
+        (draw_with(gives=lambda path: path[::-1]), "back to front"),
+        (draw_with(gives=lambda path: None), "return missing"),
+        (draw_with(kind="epsilon"), "prediction_type is not passed on"),
+        (draw_with(way="ddim"), "sampler is not passed on"),
+        (draw_without("eta"), "eta is not passed on"),
+        (draw_without("variance_type"), "variance_type is not passed on"),
+        (draw_in_place, "in place"),
+    ],
     "five_steps": [
-        (lambda: "ddpm", "fresh noise"),
-        (lambda: "same", "mean of x_0 only"),
+        (lambda: "ddim", "too close together"),
+        (lambda: "small", "too little noise"),
+        (lambda: "ddpm", "return one of"),
         (lambda: 5, "return one of"),
         (lambda: None, "return one of"),
-        (lambda: "dpm", "return one of"),
     ],
 }

@@ -183,6 +183,22 @@ def test_ddpm_steps_with_uneven_strides(spacing, prediction_type):
         assert_same(x, wanted)
 
 
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])  # they end at t = 0, where diffusers adds no noise either
+def test_ddpm_steps_with_the_larger_variance(spacing):
+    schedule, scheduler = both(
+        "cosine", "DDPMScheduler", prediction_type="epsilon", timestep_spacing=spacing, variance_type="fixed_large"
+    )
+    scheduler.set_timesteps(7)
+    x, model = randn(0), Dummy()
+    theirs = their_ddpm(scheduler, model, x, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    times = [*schedule.timesteps(7, spacing).tolist(), -1]
+    for i, wanted in enumerate(theirs):
+        t, fresh = torch.full((2,), times[i]), noise_like(x, generator)
+        x = ddpm_step(schedule, model(x, t), x, t, times[i + 1], fresh, variance_type="fixed_large")
+        assert_same(x, wanted)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_all_thousand_steps(sampler):
     """Small errors have a thousand steps to grow in."""

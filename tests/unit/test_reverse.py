@@ -373,6 +373,23 @@ def test_elbo_is_a_bound_and_tight_for_the_perfect_denoiser_with_fine_steps():
     assert gap(200, wrong=0.8) > fine + 0.02
 
 
+def test_the_bound_is_exact_with_the_larger_variance_for_data_of_variance_one():
+    """There β is the variance of the true step back (Ho et al. 2020, section 3.2), and the bound the entropy itself."""
+    schedule, n = NoiseSchedule.linear(10, 0.05, 0.6), 20_000
+    perfect, x_0 = gaussian_mixture_denoiser(schedule, torch.zeros(1, 1), 1.0), quantiles(n, 1.0)
+
+    def bound(variance_type):
+        noises = [randn(n, 1, seed=t + 1) for t in range(10)]
+        terms = [
+            elbo_terms(perfect, schedule, x_0, t, noise, variance_type=variance_type) for t, noise in enumerate(noises)
+        ]
+        return (prior_kl(schedule, x_0) + torch.stack(terms).sum(0)).mean().item()
+
+    entropy = 0.5 * math.log(2 * math.pi * math.e)
+    assert bound("fixed_large") == pytest.approx(entropy, abs=0.05)
+    assert bound("fixed_small") > entropy + 0.1
+
+
 def test_elbo_errors(schedule):
     x = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="noise has shape"):
@@ -383,3 +400,5 @@ def test_elbo_errors(schedule):
         elbo_terms(lambda x, t: x[:1], schedule, x, 1, x)
     with pytest.raises(ValueError, match="prediction_type"):
         elbo_terms(half_right, schedule, x, 1, x, "noise")
+    with pytest.raises(ValueError, match="variance_type"):
+        elbo_terms(half_right, schedule, x, 1, x, variance_type="β")

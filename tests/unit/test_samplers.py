@@ -63,6 +63,21 @@ def test_ddim_with_eta_one_is_ddpm(prediction_type, t, t_prev):
         )
 
 
+def test_the_larger_variance_is_the_beta_of_the_stride():
+    prediction, x_t, noise = randn(4, 3), randn(4, 3, seed=1), randn(4, 3, seed=2)
+    for t, t_prev in [(19, 18), (19, 4), (7, 6), (1, 0)]:
+        out, mean = (
+            ddpm_step(SCHEDULE, prediction, x_t, t, t_prev, z, variance_type="fixed_large")
+            for z in (noise, torch.zeros_like(noise))
+        )
+        beta = 1 - SCHEDULE.alphas[t_prev + 1 : t + 1].prod()
+        torch.testing.assert_close(out - mean, beta.sqrt() * noise, rtol=1e-4, atol=1e-5)
+    last = ddpm_step(SCHEDULE, prediction, x_t, 12, -1, None, variance_type="fixed_large")
+    torch.testing.assert_close(last, ddpm_step(SCHEDULE, prediction, x_t, 12, -1, None))
+    with pytest.raises(ValueError, match="variance_type must be one of"):
+        ddpm_step(SCHEDULE, prediction, x_t, 12, 3, noise, variance_type="large")
+
+
 def test_ddim_noise_level_is_right_for_every_eta():
     """From the true noise, x_prev has variance 1 − ᾱ_prev around √ᾱ_prev x_0, whatever eta is."""
     n, t, t_prev = 100_000, 15, 6
