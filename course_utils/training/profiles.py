@@ -45,13 +45,13 @@ class Profile:
 
     vae: VAEConfig = field(default_factory=lambda: VAEConfig((16, 32, 64, 128)))
     vae_beta: float = 5e-3
-    vae_budget: Budget = Budget(1200, 16, 3e-3, 0.02)
-    autoencoder_budget: Budget = Budget(150, 16, 3e-3, 0.02)  # the plain autoencoder and the other β of notebook 01
+    vae_budget: Budget = Budget(900, 16, 3e-3, 0.02)
+    autoencoder_budget: Budget = Budget(100, 16, 3e-3, 0.02)  # the plain autoencoder and the other β of notebook 01
 
     noise_reader_budget: Budget = Budget(800, 128, 2e-3, 0.02)
     toy_budget: Budget = Budget(2000, 512, 5e-3, 0.03)
     unconditional_width: int = 96
-    unconditional_budget: Budget = Budget(600, 128, 2e-3, 0.02)
+    unconditional_budget: Budget = Budget(400, 128, 2e-3, 0.02)
 
     vocab_size: int = 1024
     clip: CLIPConfig = field(
@@ -61,10 +61,10 @@ class Profile:
             embed_dim=128,
         )
     )
-    clip_budget: Budget = Budget(900, 64, 1e-3, 0.02)
+    clip_budget: Budget = Budget(500, 64, 1e-3, 0.02)
 
     unet: UNetConfig = field(default_factory=UNetConfig)
-    unet_budget: Budget = Budget(1000, 128, 1e-3, 0.02)
+    unet_budget: Budget = Budget(800, 128, 1e-3, 0.02)
     condition_dropout: float = 0.1
     timestep_shift: float = 1.0  # more than 1: the U-Net meets noisy latents more often (`shift_timesteps`)
 
@@ -110,6 +110,9 @@ _LONG = replace(
     minutes={"01": 70, "02": 3, "03": 5, "04": 8, "05": 80, "06": 8},
     scenes=32768,
     vae_budget=Budget(3000, 16, 3e-3, 0.02),
+    autoencoder_budget=Budget(150, 16, 3e-3, 0.02),
+    unconditional_budget=Budget(600, 128, 2e-3, 0.02),
+    clip_budget=Budget(900, 64, 1e-3, 0.02),
     unet_budget=Budget(2000, 128, 1e-3, 0.02),
 )
 
