@@ -1,15 +1,19 @@
-"""Notebook 01: compression, reparameterisation, KL, the best variance, the VAE's loss, the latent scale."""
+"""Notebook 01: the training loop, compression, reparameterisation, KL, the best variance, the VAE's loss, the latent scale."""
 
 from __future__ import annotations
 
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from course_utils.checks import vae as checks
+from course_utils.checks import training, vae
 from course_utils.models import vae as package
+from course_utils.training import plain
+
+checks = SimpleNamespace(**{name: getattr(part, name) for part in (training, vae) for name in vars(part)})
 
 __all__ = ["RIGHT", "WRONG", "checks"]
 
@@ -56,7 +60,64 @@ def loss_by_einsum(x, y, kl, beta):
     return torch.einsum("bd,bd->b", d, d).add(beta * kl).mean() / d.shape[1]
 
 
+def loop_with(*order, keep=torch.Tensor.item):
+    """A training loop whose step does these things, in this order; `keep` makes an entry of the list."""
+
+    def loop(draw_batch, loss, optimizer, steps):
+        losses = []
+        for _ in range(steps):
+            value = loss(draw_batch())
+            for what in order:
+                value.backward() if what == "backward" else getattr(optimizer, what)()
+            losses.append(keep(value))
+        return losses
+
+    return loop
+
+
+def loop_by_hand(draw_batch, loss, optimizer, steps):
+    """Counts down, and takes the gradients by torch.autograd.grad."""
+    weights, losses = [w for group in optimizer.param_groups for w in group["params"]], []
+    while len(losses) < steps:
+        value = loss(draw_batch())
+        for w, gradient in zip(weights, torch.autograd.grad(value, weights), strict=True):
+            w.grad = gradient
+        optimizer.step()
+        losses += [float(value.detach())]
+    return losses
+
+
+def loop_with_one_batch(draw_batch, loss, optimizer, steps):
+    batch = draw_batch()
+    return plain.training_loop(lambda: batch, loss, optimizer, steps)
+
+
+def loop_that_measures_again(draw_batch, loss, optimizer, steps):
+    losses = []
+    for _ in range(steps):
+        batch = draw_batch()
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+        losses.append(loss(batch).item())
+    return losses
+
+
+def loop_that_asks_twice(draw_batch, loss, optimizer, steps):
+    losses = []
+    for _ in range(steps):
+        batch = draw_batch()
+        losses.append(loss(batch).item())
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
+    return losses
+
+
+STEP = ("zero_grad", "backward", "step")
+
 RIGHT = {
+    "training_loop": [plain.training_loop, loop_with("backward", "step", "zero_grad"), loop_by_hand],
     "compression": [lambda s, f, c: 3 * s * s / (c * (s // f) ** 2), lambda s, f, c: 3 * f**2 / c, counted],
     "reparameterise": [
         package.reparameterise,
@@ -85,6 +146,24 @@ RIGHT = {
 }
 
 WRONG = {
+    "training_loop": [
+        (loop_with("backward", "step"), "never cleared"),
+        (loop_with("step", "zero_grad", "backward"), "step() comes before backward()"),
+        (loop_with(*STEP, keep=lambda value: value), "keeps the whole graph"),
+        (lambda d, f, o, n: plain.training_loop(d, f, o, n + 1), "draw_batch was called 7 times"),
+        (lambda d, f, o, n: plain.training_loop(d, f, o, n - 1), "draw_batch was called 5 times"),
+        (lambda d, f, o, n: plain.training_loop(d, f, o, 1), "draw_batch was called 1 times"),
+        (loop_with("zero_grad", "backward"), "optimizer.step() follows them"),
+        (loop_with("backward", "zero_grad", "step"), "zero_grad() must come before backward()"),
+        (loop_with_one_batch, "the same batch is used all the time"),
+        (lambda *given: plain.training_loop(*given)[-1:], "the list holds 1"),
+        (lambda *given: plain.training_loop(*given)[-1], "return the list of losses"),
+        (lambda *given: plain.training_loop(*given) and None, "is a return missing"),
+        (lambda *given: plain.training_loop(*given)[::-1], "in order"),
+        (lambda d, f, o, n: [], "no batch was drawn"),
+        (loop_that_measures_again, "before the weights moved"),
+        (loop_that_asks_twice, "keep the value and use it twice"),
+    ],
     "compression": [
         (lambda s, f, c: round(3 * f * f / c), "need not be a whole number"),
         (lambda s, f, c: 3 * s * s // (c * (s // f) ** 2), "count 3"),
