@@ -1,4 +1,4 @@
-"""Notebook 01: the training loop, compression, reparameterisation, KL, the best variance, the VAE's loss, the latent scale."""
+"""Notebook 01: the training loop, compression, reparameterisation, KL, best variance, the VAE's loss, latent scale."""
 
 from __future__ import annotations
 
