@@ -42,7 +42,7 @@ def draw_walk(axis: Axes, decode: Callable[[Tensor], Tensor], reach: float, plac
     sheet = tiles.view(places, places, 3, h, w).permute(2, 0, 3, 1, 4).reshape(1, 3, places * h, places * w)
     half = reach * places / (places - 1)  # a tile's middle lies at its point
     axis.imshow(as_arrays(sheet)[0], extent=(-half, half, -half, half), interpolation="nearest")
-    axis.add_patch(Circle((0, 0), 2, fill=False, ls="--", color=MARK, lw=1.2))
+    axis.add_patch(Circle((0, 0), 2, fill=False, ls="--", color="black", lw=1.8))
     axis.set(xlabel="first number", ylabel="second number")
 
 
