@@ -39,7 +39,6 @@ ANSWER = "<details><summary>Once you have your own answer: what comes of it</sum
 ANSWERS = {
     "01-079": "bears_noise",
     "02-053": "noisy_latent",
-    "03-026": "error_factor",
     "03-073": "five_steps",
     "04-068": "twins_loss",
     "05-052": "guidance_exponents",

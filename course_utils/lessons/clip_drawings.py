@@ -56,7 +56,7 @@ def show_pieces(tokenizer: Tokenizer, text: str, max_length: int | None = None) 
 
 def show_towers(picture: Tensor, pieces: Sequence[str], config: CLIPConfig) -> Figure:
     """CLIP's two towers: from a picture [3, H, W] and the pieces of its caption to two vectors and their cosine."""
-    figure = plt.figure(figsize=(9.6, 3.85))
+    figure = plt.figure(figsize=(9.6, 3.85), layout="none")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.axis("off")
 

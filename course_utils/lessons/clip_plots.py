@@ -106,7 +106,7 @@ def show_similarity(similarity: Tensor, pictures: Pictures, captions: Sequence[s
     right. Columns are captions, by number; framed are the pairs that belong together.
     """
     n = len(captions)
-    figure = plt.figure(figsize=(9.2, 5.6))
+    figure = plt.figure(figsize=(9.2, 5.6), layout="none")
     matrix = figure.add_axes((0.07, 0.08, 0.52, 0.84))
     shown = _matrix(matrix, similarity.detach().float().cpu(), -0.2)
     matrix.set_xticks(range(n), [f"T{i + 1}" for i in range(n)], fontsize=7, color=TEXT)
