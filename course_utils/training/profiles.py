@@ -64,7 +64,7 @@ class Profile:
     clip_budget: Budget = Budget(500, 64, 1e-3, 0.02)
 
     unet: UNetConfig = field(default_factory=UNetConfig)
-    unet_budget: Budget = Budget(800, 128, 1e-3, 0.02)
+    unet_budget: Budget = Budget(600, 128, 1e-3, 0.02)
     condition_dropout: float = 0.1
     timestep_shift: float = 1.0  # more than 1: the U-Net meets noisy latents more often (`shift_timesteps`)
 
