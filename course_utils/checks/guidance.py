@@ -1,4 +1,4 @@
-"""Checks of notebook 05, second part: dropping the condition, guidance, and what it aims at."""
+"""Checks of notebook 05, second part: the conditional training step, guidance, and what it aims at."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from course_utils.checks.base import (
     expect_untouched,
     fresh_generator,
     name_it,
-    one_number,
     random_tensor,
 )
 from course_utils.diffusion import guidance as package

@@ -1,4 +1,4 @@
-"""Checks of notebook 05: waves of time, cross-attention, the way through the U-Net; dropping the condition and guidance are in `guidance.py`."""
+"""Checks of notebook 05: waves of time, cross-attention, the way through the U-Net; the rest is in `guidance.py`."""
 
 from __future__ import annotations
 
