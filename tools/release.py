@@ -42,7 +42,6 @@ ANSWERS = {
     "03-073": "five_steps",
     "04-068": "twins_loss",
     "05-052": "guidance_exponents",
-    "05-074": "chance_right",
     "06-024": "first_guess",
     "06-045": "mix_std",
     "06-076": "doubled_steps",

@@ -1,4 +1,4 @@
-"""Checks of notebook 05, second part: dropping the condition, guidance, and what it aims at."""
+"""Checks of notebook 05, second part: the conditional training step, guidance, and what it aims at."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from course_utils.checks.base import (
     expect_untouched,
     fresh_generator,
     name_it,
-    one_number,
     random_tensor,
 )
 from course_utils.diffusion import guidance as package
+from course_utils.diffusion.schedule import NoiseSchedule
 
 # --- drop_condition -----------------------------------------------------------------------------------------
 
@@ -180,35 +180,117 @@ def guided(candidate: Callable[..., Any]) -> None:
         raise name_it(result, slips, f"wrong values at w = {w:g}. {example}")
 
 
-# --- how often chance is right ------------------------------------------------------------------------------
+# --- conditional_loss ---------------------------------------------------------------------------------------
 
 
-def _chance_right() -> float:
-    """Reference: one object of 64 and one colour of 8."""
-    return 1 / (64 * 8)
+class _Listening:
+    """A denoiser that keeps what it was given, and answers with numbers made of the noisy latents and one weight."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.weight = torch.ones((), requires_grad=True)
+
+    def __call__(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        if not isinstance(t, Tensor) or t.ndim != 1 or not len(x_t) == len(t) == len(context):
+            given = f"{list(x_t.shape)}, {list(t.shape) if isinstance(t, Tensor) else t!r}, {list(context.shape)}"
+            raise Mistake(f"the denoiser wants x_t [B, C, h, w], t [B] and context [B, L, D], and was given {given}")
+        self.calls.append((x_t.detach().clone(), t.clone(), context.detach().clone()))
+        return self.weight * (0.5 * x_t + 0.25)
 
 
-_chance_right.__name__ = "chance_right"
-
-
-@check_for(_chance_right)
-def chance_right(candidate: Callable[[], Any]) -> None:
-    """The share within 15 %, so that whoever leaves the held-out pairs aside (1 / 461) is right as well."""
-    share = one_number(candidate(), "the share")
-    for message, wrong in {
-        "that is the object alone; the colour has to be right as well": 1 / 64,
-        "that is the colour alone; the object has to be right as well": 1 / 8,
-        "both have to be right, so the two chances are multiplied, not added": 1 / 64 + 1 / 8,
-        "64 · 8 pairs are possible, not 64 + 8": 1 / 72,
-        "that is how many pairs there are; the share is one over it": 512.0,
-        "that is in per cent; return a share between 0 and 1": 100 / 512,
-    }.items():
-        if abs(share - wrong) < 0.02 * wrong:
-            raise Mistake(message)
-    if abs(share - 1 / 512) > 0.15 / 512:
+@check_for(package.conditional_loss)
+def conditional_loss(candidate: Callable[..., Any]) -> None:
+    """What the denoiser is given (t, noise, context), and what its answer is compared with."""
+    schedule, batch, p = NoiseSchedule.cosine(1000), 4000, 0.25
+    x_0, context, uncond = 2 * random_tensor(batch, 2, 2, 2), random_tensor(batch, 3, 2), random_tensor(1, 3, 2)
+    before = [x.clone() for x in (x_0, context, uncond)]
+    denoiser = _Listening()
+    result = candidate(denoiser, schedule, x_0, context, uncond, p, torch.Generator().manual_seed(3))
+    expect_untouched("x_0, context, uncond", before, [x_0, context, uncond])
+    if len(denoiser.calls) != 1:
+        raise Mistake(f"the denoiser must be asked once a step, and was asked {len(denoiser.calls)} times")
+    x_t, t, words = denoiser.calls[0]
+    if x_t.shape != x_0.shape:
         raise Mistake(
-            "at w = 0 the picture knows nothing of the prompt: one of 64 objects, and one of 8 colours, by luck"
+            f"the denoiser must be given x_t, shaped as x_0 {list(x_0.shape)}, and was given {list(x_t.shape)}"
         )
+    _expect_timesteps(t, batch)
+    noise = _expect_noise(schedule, x_0, x_t, t)
+    dropped = (words == uncond).flatten(1).all(dim=1)
+    if not bool((dropped | (words == context).flatten(1).all(dim=1)).all()):
+        raise Mistake("each sample must be given its own caption's states, or all of uncond")
+    share = dropped.float().mean().item()
+    if abs(share - p) > 0.05:  # 7 standard errors
+        why = "is the condition dropped, and is its result used?" if share == 0 else "p is how many are dropped"
+        raise Mistake(f"with p = {p} the denoiser was given the empty prompt for a share of {share:.2f}: {why}")
+    alpha_bar = schedule.alpha_bar(t, like=x_0)
+    answer = (0.5 * x_t + 0.25).double()
+    v = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0
+    expect_shape(result, (), "the loss")
+    slips = {
+        "the target is the noise in yours; this network predicts v": noise,
+        "the target is x_0 in yours; this network predicts v": x_0,
+        "the sign of v is turned round: v = √ᾱ · noise − √(1 − ᾱ) · x_0": -v,
+        "the roots of v are swapped, or its sign: √ᾱ belongs to the noise": (1 - alpha_bar).sqrt() * noise
+        - alpha_bar.sqrt() * x_0,
+        "the target is x_t in yours: that is what goes in": x_t,
+    }
+    errors = {why: (answer - wrong.double()).square().mean() for why, wrong in slips.items()}
+    off = answer - v.double()
+    errors |= {
+        "the loss is a sum in yours: take the mean, so that it does not grow with the batch": off.square().sum(),
+        "the errors are summed over a sample: take the mean over all numbers": off.square().flatten(1).sum(1).mean(),
+        "the error is not squared": off.abs().mean(),
+        "that is the root of the mean squared error; training takes the square": off.square().mean().sqrt(),
+    }
+    if not close(result.detach().double(), off.square().mean(), 1e-3):
+        raise name_it(result.detach().double(), errors, "wrong value: the mean of (prediction − v)² over all numbers")
+    if not result.requires_grad:
+        raise Mistake("no gradient reaches the denoiser: is there a .detach(), an .item() or a torch.no_grad()?")
+    _expect_chance(candidate, schedule, x_0[:40], context[:40], uncond)
+
+
+def _expect_timesteps(t: Tensor, batch: int) -> None:
+    if t.is_floating_point() or int(t.min()) < 0 or int(t.max()) > 999:
+        raise Mistake("t must be whole numbers from 0 to T − 1: logit_normal_timesteps gives them")
+    if len(t.unique()) < batch / 10:
+        raise Mistake("the samples share their timestep: draw one for each, logit_normal_timesteps(len(x_0), …)")
+    middle, low = (((t > 333) & (t < 667)).float().mean().item(), (t < 90).float().mean().item())
+    if middle < 0.45 or low > 0.03:
+        raise Mistake(
+            f"{middle:.0%} of the timesteps lie in the middle third, where half of them should: draw them with "
+            "logit_normal_timesteps"
+        )
+
+
+def _expect_noise(schedule: NoiseSchedule, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """The noise that must have been added, if it was: standard normal at each t, another for each sample."""
+    if close(x_t, x_0, 1e-6):
+        raise Mistake("the denoiser was given x_0: add the noise first")
+    alpha_bar = schedule.alpha_bar(t, like=x_0)
+    noise = (x_t - alpha_bar.sqrt() * x_0) / (1 - alpha_bar).sqrt()
+    if len(noise.flatten(1)[:, 0].mul(1e3).round().unique()) < 10:
+        raise Mistake("all samples got the same noise: draw it in the shape of x_0")
+    for part in (t < 400, t > 600):
+        if abs(noise[part].std().item() - 1) > 0.05 or abs(noise[part].mean().item()) > 0.05:
+            raise Mistake(
+                "x_t is not x_0 noised to the t that the denoiser is told: add_noise(schedule, x_0, t, noise), with "
+                "standard normal noise (randn) and the same t"
+            )
+    return noise
+
+
+def _expect_chance(candidate: Callable[..., Any], *given: Any) -> None:
+    """All randomness comes from the generator, and each call goes on in it."""
+
+    def value(generator: torch.Generator) -> float:
+        return candidate(_Listening(), *given, 0.25, generator).item()
+
+    if value(torch.Generator().manual_seed(3)) != value(torch.Generator().manual_seed(3)):
+        raise Mistake("two calls with equally seeded generators differ: give the generator to each draw")
+    generator = torch.Generator().manual_seed(3)
+    if value(generator) == value(generator):
+        raise Mistake("two calls in a row with one generator are alike: do not seed it inside")
 
 
 # --- what guidance follows ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Checks of notebook 05: waves of time, cross-attention; dropping the condition and guidance are in `guidance.py`."""
+"""Checks of notebook 05: waves of time, cross-attention, the way through the U-Net; the rest is in `guidance.py`."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from course_utils.checks.base import (
     name_it,
     random_tensor,
 )
-from course_utils.checks.guidance import chance_right, drop_condition, guidance_exponents, guided, w_zero
+from course_utils.checks.guidance import conditional_loss, drop_condition, guidance_exponents, guided, w_zero
 from course_utils.models import unet
 from course_utils.models.layers import attention, merge_heads, split_heads
 
 __all__ = [
-    "chance_right",
+    "conditional_loss",
     "cross_attention",
     "drop_condition",
     "guidance_exponents",
     "guided",
     "timestep_embedding",
+    "unet_forward",
     "w_zero",
 ]
 
@@ -190,3 +191,107 @@ def cross_attention(candidate: Callable[..., Any]) -> None:
         names = ("pixels", "words", "query_weight", "key_weight", "value_weight")
         leaves = {name: x.requires_grad_() for name, x in zip(names, inputs, strict=True)}
         gradients_of(candidate(*leaves.values(), heads).square().sum(), leaves)
+
+
+# --- unet_forward -------------------------------------------------------------------------------------------
+
+
+def _walk(net: unet.UNet, x_t: Tensor, t: Tensor, context: Tensor, *, slip: str = "") -> Tensor:
+    """The way through the U-Net, written apart from the package; `slip` makes it wrong in a way people get it wrong."""
+    time = net.time_mlp(torch.zeros_like(t) if slip == "time" else t)
+    context = torch.zeros_like(context) if slip == "context" else context
+    x = x_t if slip == "conv_in" else net.conv_in(x_t)
+    kept = [x]
+    for level in net.down:
+        for i in range(len(level.blocks)):
+            x = level.layer(i, x, time, context)
+            kept.append(x)
+        if level.resample is not None:
+            x = level.resample(x)
+            kept.append(x)
+    if slip != "middle":
+        x = net.middle_block1(x, time)
+        if slip != "middle_transformer":
+            x = net.middle_transformer(x, context)
+        x = x if slip == "middle_block2" else net.middle_block2(x, time)
+    order = iter(_first_of_its_size(kept)) if slip == "queue" else iter(reversed(kept))
+    for level in net.up:
+        for i in range(len(level.blocks)):
+            skip = next(order)
+            skip = torch.zeros_like(skip) if slip == "zeros" else skip
+            pair = [skip, x] if slip == "swapped" else [x, skip]
+            x = level.layer(i, torch.cat(pair, dim=1), time, context)
+        if level.resample is not None:
+            x = level.resample(x)
+    x = x if slip == "norm" else net.norm_out(x)
+    return net.conv_out(x if slip == "silu" else F.silu(x))
+
+
+def _first_of_its_size(kept: list[Tensor]) -> list[Tensor]:
+    """The maps put aside, smallest first but, among those of one size, in the order in which they were put there."""
+    return sorted(kept, key=lambda x: x.shape[-1])
+
+
+_WALKS = {
+    "swapped": "the map from below comes first and the one put aside second: torch.cat([x, skip], dim=1)",
+    "queue": "maps of one size are taken in the wrong order: the last one put aside is the first one taken back",
+    "zeros": "what was put aside does not reach the way up: take it off the stack, skips.pop(), and join it to x",
+    "time": "the blocks are not told t: give unet.time_mlp(t), the embedding of the time, to each of them",
+    "context": "the words do not reach the transformers: give context to each layer and to middle_transformer",
+    "middle": "the middle is left out: middle_block1, middle_transformer, middle_block2",
+    "middle_transformer": "middle_transformer is left out: the words are looked at between the two middle blocks",
+    "middle_block2": "middle_block2 is left out, the second block of the middle",
+    "norm": "norm_out is left out, before the last convolution",
+    "silu": "F.silu is left out, between norm_out and conv_out",
+}
+
+
+@check_for(unet.unet_forward)
+def unet_forward(candidate: Callable[..., Any]) -> None:
+    """On two small U-Nets with random weights: all maps as wide as each other, so that shapes alone catch nothing."""
+    for channels, attention_at, layers in [((8, 8), (True, True), 2), ((8, 16), (False, True), 1)]:
+        config = unet.UNetConfig(channels, attention_at, layers, heads=2, context_width=6, norm_groups=4)
+        net = _random_unet(config)
+        x_t, t, context = random_tensor(2, 4, 4, 4), torch.tensor([20, 900]), random_tensor(2, 3, 6)
+        before = [x_t.clone(), t.clone(), context.clone()]
+        try:
+            result = candidate(net, x_t, t, context)
+        except NotImplementedError:  # a RuntimeError too, but it means "not solved yet"
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise Mistake(
+                f"the maps do not fit ({str(error).splitlines()[0]}): put aside what comes out of conv_in, of each "
+                "layer and of each halving on the way down, and join the last one put aside to x before each layer on "
+                "the way up; double the side at the end of a level"
+            ) from None
+        except IndexError as error:
+            raise Mistake(
+                f"there are too few maps ({error}): one for each layer on the way up is wanted, that is the one out of "
+                "conv_in, one for each layer on the way down and one for each halving"
+            ) from None
+        expect_untouched("x_t, t, context", before, [x_t, t, context])
+        if isinstance(result, Tensor) and result.shape[1:2] == (channels[0],):
+            raise Mistake(f"{channels[0]} channels come out, {list(result.shape)}: conv_out is missing at the end")
+        expect_shape(result, tuple(x_t.shape), "the prediction")
+        right = _walk(net, x_t, t, context)
+        if not close(result.detach(), right.detach()):
+            slips = {words: _walk(net, x_t, t, context, slip=slip).detach() for slip, words in _WALKS.items()}
+            raise name_it(
+                result.detach(),
+                slips,
+                "wrong values, of the right shape: is each part used once, and in the order in, down, middle, up, out?",
+            )
+        if not result.requires_grad:
+            raise Mistake("no gradient passes through it: is there a .detach() or a torch.no_grad()?")
+
+
+def _random_unet(config: unet.UNetConfig) -> unet.UNet:
+    """A U-Net all of whose weights are random: at its start blocks are identities, and much would go unseen."""
+    with torch.random.fork_rng(devices=[]):
+        net = unet.UNet(config)
+    generator = fresh_generator()
+    with torch.no_grad():
+        for weight in net.parameters():
+            fan_in = weight[0].numel() if weight.ndim > 1 else 4
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 1.5 / fan_in**0.5)
+    return net

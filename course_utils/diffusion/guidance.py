@@ -10,7 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from course_utils.diffusion.schedule import check_number
+from course_utils.diffusion.forward import add_noise
+from course_utils.diffusion.reverse import target
+from course_utils.diffusion.schedule import NoiseSchedule, check_number, logit_normal_timesteps
 
 MAX_GUIDANCE = 1000  # pictures are flat long before, and far beyond it numbers overflow
 
@@ -32,6 +34,35 @@ def drop_condition(context: Tensor, uncond: Tensor, p: float, generator: torch.G
     draws = torch.rand(context.shape[0], generator=generator, device=generator.device)  # [B], in [0, 1)
     drop = (draws < p).to(context.device)[:, None, None]  # [B, 1, 1]
     return torch.where(drop, uncond, context)
+
+
+def conditional_loss(
+    denoiser: Callable[[Tensor, Tensor, Tensor], Tensor],
+    schedule: NoiseSchedule,
+    x_0: Tensor,
+    context: Tensor,
+    uncond: Tensor,
+    p: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """One training step of a denoiser that reads, up to the loss: the mean squared error of v, a scalar.
+
+    Args:
+        denoiser: (x_t, t, context) -> prediction of v, shaped as x_t.
+        x_0: [B, C, h, w] clean latents.
+        context: [B, L, D], the states of each picture's caption.
+        uncond: [1, L, D], the states of the empty prompt; p: how often it replaces a caption.
+        generator: timesteps (logit-normal), noise and what is dropped are drawn from it, in this order.
+
+    Source: Ho & Salimans 2022 (arXiv 2207.12598), algorithm 1; v from Salimans & Ho 2022 (arXiv 2202.00512), section 4.
+    """
+    t = logit_normal_timesteps(len(x_0), generator, schedule.num_train_timesteps).to(x_0.device)  # [B]
+    noise = torch.randn(x_0.shape, generator=generator).to(x_0)
+    context = drop_condition(context, uncond, p, generator)
+    x_t = add_noise(schedule, x_0, t, noise)
+    v = target(schedule, x_0, t, noise, "v_prediction")
+    error = denoiser(x_t, t, context) - v
+    return (error**2).flatten(1).mean(dim=1).mean()
 
 
 def guided(

@@ -16,11 +16,11 @@ import torch
 from IPython.display import HTML, DisplayHandle, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 from torch import Tensor, nn
 
 from course_utils.data.batches import to_uint8
+from course_utils.lessons.system_map import system_map as system_map
 from course_utils.training.loop import History
 
 LIT, DIM, INK, LINE, MARK = "#ffd166", "#eef1f4", "#22303c", "#7b8a97", "#d1495b"
@@ -200,64 +200,6 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str], caption: str 
     body = "".join("<tr>" + "".join(cell(v, "td") for v in row) + "</tr>" for row in rows)
     top = f"<caption>{caption}</caption>" if caption else ""
     return HTML(f"<table>{top}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-
-
-# The map of the whole system: name -> (text, x, y, width).
-_PARTS = {
-    "picture": ("picture\n3×64×64", 0.0, 1.0, 1.0),
-    "encoder": ("VAE\nencoder", 1.45, 1.0, 1.0),
-    "latent": ("latent x₀\n4×8×8", 2.9, 1.0, 1.0),
-    "forward": ("add noise\n(forward)", 4.35, 1.0, 1.0),
-    "noisy": ("noisy x$_t$", 5.8, 1.0, 1.0),
-    "unet": ("U-Net\nx$_t$, t, text", 5.8, 0.0, 1.0),
-    "sampler": ("sampler\n(reverse)", 4.35, 0.0, 1.0),
-    "drawn": ("latent x₀", 2.9, 0.0, 1.0),
-    "decoder": ("VAE\ndecoder", 1.45, 0.0, 1.0),
-    "output": ("picture", 0.0, 0.0, 1.0),
-    "prompt": ("“a dog on a\nred background”", 2.9, -1.0, 1.35),
-    "clip": ("CLIP\ntext encoder", 4.6, -1.0, 1.0),
-    "guidance": ("guidance", 5.8, -1.0, 1.0),
-}
-_ARROWS = [
-    ("picture", "encoder"), ("encoder", "latent"), ("latent", "forward"), ("forward", "noisy"), ("noisy", "unet"),
-    ("unet", "sampler"), ("sampler", "drawn"), ("drawn", "decoder"), ("decoder", "output"),
-    ("prompt", "clip"), ("clip", "guidance"), ("guidance", "unet"),
-]  # fmt: skip
-
-
-def system_map(*lit: str) -> Figure:
-    """The map of Stable Diffusion with today's parts lit: names from `_PARTS`, such as "encoder", "decoder".
-
-    Raises:
-        ValueError: there is no part of that name.
-    """
-    unknown = set(lit) - set(_PARTS)
-    if unknown:
-        raise ValueError(f"no part called {sorted(unknown)}: there are {', '.join(_PARTS)}")
-    figure, axis = plt.subplots(figsize=(8.6, 3.1))
-    for a, b in _ARROWS:
-        (_, xa, ya, wa), (_, xb, yb, wb) = _PARTS[a], _PARTS[b]
-        if ya == yb:
-            side = 1 if xb > xa else -1
-            start, end = (xa + side * wa / 2, ya), (xb - side * wb / 2, yb)
-        else:
-            side = 1 if yb > ya else -1
-            start, end = (xa, ya + side * 0.3), (xb, yb - side * 0.3)
-        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=LINE, lw=1.2))
-    for name, (text, x, y, width) in _PARTS.items():
-        on = name in lit
-        box = FancyBboxPatch(
-            (x - width / 2, y - 0.3), width, 0.6, boxstyle="round,pad=0,rounding_size=0.1",
-            fc=LIT if on else DIM, ec=INK if on else LINE, lw=1.6 if on else 0.8,
-        )  # fmt: skip
-        axis.add_patch(box)
-        axis.text(x, y, text, ha="center", va="center", fontsize=8, color=INK if on else "#5b6975")
-    axis.text(-0.6, 1.46, "training", fontsize=8, color=LINE, style="italic")
-    axis.text(-0.6, -0.5, "drawing", fontsize=8, color=LINE, style="italic")
-    axis.set_xlim(-0.7, 6.5)
-    axis.set_ylim(-1.4, 1.6)
-    axis.axis("off")
-    return done(figure)
 
 
 def frame(axis: Axes, shown: bool = True) -> None:

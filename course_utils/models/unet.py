@@ -109,6 +109,40 @@ class Level(nn.Module):
         return self.transformers[i](x, context) if self.transformers else x
 
 
+def unet_forward(unet: UNet, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    """The way through a U-Net: in, down, middle, up, out; its parts are attributes of `unet`.
+
+    Args:
+        x_t: [B, latent_channels, h, w] noisy latents.
+        t: [B] timesteps.
+        context: [B, L, context_width], the text encoder's states.
+
+    Returns:
+        The prediction, shaped as x_t.
+
+    Source: Ronneberger et al. 2015 (arXiv 1505.04597), figure 1; the order is Stable Diffusion's.
+    """
+    time = unet.time_mlp(t)  # [B, 4 · channels[0]]
+    x = unet.conv_in(x_t)
+    skips = [x]
+    for level in unet.down:
+        for i in range(len(level.blocks)):
+            x = level.layer(i, x, time, context)
+            skips.append(x)
+        if level.resample is not None:
+            x = level.resample(x)
+            skips.append(x)
+    x = unet.middle_block1(x, time)
+    x = unet.middle_transformer(x, context)
+    x = unet.middle_block2(x, time)
+    for level in unet.up:
+        for i in range(len(level.blocks)):
+            x = level.layer(i, torch.cat([x, skips.pop()], dim=1), time, context)
+        if level.resample is not None:
+            x = level.resample(x)
+    return unet.conv_out(F.silu(unet.norm_out(x)))
+
+
 class UNet(nn.Module):
     """ε̂ = UNet(x_t, t, context): what is noise in x_t, given the step t and the text.
 
@@ -167,26 +201,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: shapes that do not fit the config or one another.
         """
-        t = self._checked(x_t, t, context)
-        time = self.time_mlp(t)  # [B, 4 · channels[0]]
-        x = self.conv_in(x_t)
-        skips = [x]
-        for level in self.down:
-            for i in range(len(level.blocks)):
-                x = level.layer(i, x, time, context)
-                skips.append(x)
-            if level.resample is not None:
-                x = level.resample(x)
-                skips.append(x)
-        x = self.middle_block1(x, time)
-        x = self.middle_transformer(x, context)
-        x = self.middle_block2(x, time)
-        for level in self.up:
-            for i in range(len(level.blocks)):
-                x = level.layer(i, torch.cat([x, skips.pop()], dim=1), time, context)
-            if level.resample is not None:
-                x = level.resample(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return unet_forward(self, x_t, self._checked(x_t, t, context), context)
 
     def _checked(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         c, f = self.config, self.config.factor

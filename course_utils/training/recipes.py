@@ -188,6 +188,8 @@ def unet_recipe(
 ) -> Recipe:
     """Notebook 05's U-Net. A step draws which latents, t, noise, and whose caption is dropped: [B] but for the noise.
 
+    It is `conditional_loss` cut in two.
+
     Args:
         latents: [N, C, h, w], scaled (`encode_latents`).
         states, caption_of, empty: [C, L, D], [N] and [1, L, D] (`caption_states`).

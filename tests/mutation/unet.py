@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.checks import unet as checks
-from course_utils.diffusion.guidance import drop_condition, guided
+from course_utils.diffusion.forward import add_noise
+from course_utils.diffusion.guidance import conditional_loss, drop_condition, guided
+from course_utils.diffusion.reverse import denoising_loss, target
+from course_utils.diffusion.schedule import logit_normal_timesteps
 from course_utils.models.layers import attention, attention_weights, merge_heads, split_heads
-from course_utils.models.unet import timestep_embedding
+from course_utils.models.unet import timestep_embedding, unet_forward
 
 __all__ = ["RIGHT", "WRONG", "checks"]
 
@@ -233,8 +236,117 @@ def guided_at_first_time(denoiser, cond, uncond, w):
     return denoise
 
 
+# --- unet_forward
+
+
+def by_recursion(net, x_t, t, context):
+    """Without a stack: each level calls the next one in and keeps its maps to itself."""
+    time = net.time_mlp(t)
+
+    def through(depth: int, x: Tensor) -> Tensor:
+        level, mirror = net.down[depth], net.up[len(net.up) - 1 - depth]
+        entered, maps = [x], []
+        for i in range(len(level.blocks)):
+            x = level.layer(i, x, time, context)
+            maps.append(x)
+        if level.resample is None:
+            x = net.middle_block2(net.middle_transformer(net.middle_block1(x, time), context), time)
+        else:
+            x = through(depth + 1, level.resample(x))
+        for i, skip in enumerate([*reversed(maps), *entered]):
+            x = mirror.layer(i, torch.cat([x, skip], dim=1), time, context)
+        return mirror.resample(x) if mirror.resample is not None else x
+
+    return net.conv_out(F.silu(net.norm_out(through(0, net.conv_in(x_t)))))
+
+
+def walking(
+    order=lambda kept: kept.pop(), join=lambda x, skip: torch.cat([x, skip], dim=1), embed=None, words=None,
+    put_first=True, put_halved=True, put_early=False, middle=("middle_block1", "middle_transformer", "middle_block2"),
+    double=True, out=lambda net, x: net.conv_out(F.silu(net.norm_out(x))),
+):  # fmt: skip
+    """The course's version with one thing done otherwise."""
+
+    def candidate(net, x_t, t, context):
+        time = net.time_mlp(t) if embed is None else embed(net, t)
+        context = context if words is None else words(context)
+        x = net.conv_in(x_t)
+        kept = [x] if put_first else []
+        for level in net.down:
+            for i in range(len(level.blocks)):
+                if put_early:
+                    kept.append(x)
+                x = level.layer(i, x, time, context)
+                if not put_early:
+                    kept.append(x)
+            if level.resample is not None:
+                x = level.resample(x)
+                if put_halved:
+                    kept.append(x)
+        for name in middle:
+            x = getattr(net, name)(x, context if "transformer" in name else time)
+        for level in net.up:
+            for i in range(len(level.blocks)):
+                x = level.layer(i, join(x, order(kept)), time, context)
+            if level.resample is not None and double:
+                x = level.resample(x)
+        return out(net, x)
+
+    return candidate
+
+
+def oldest_of_its_size(kept):
+    """First in, first out among the maps of the smallest side that is left."""
+    side = min(x.shape[-1] for x in kept)
+    return kept.pop(next(i for i, x in enumerate(kept) if x.shape[-1] == side))
+
+
+# --- conditional_loss
+
+
+def step(
+    times=lambda n, g: logit_normal_timesteps(n, g, 1000), noise=lambda x, g: torch.randn(x.shape, generator=g),
+    told=lambda t: t, kind="v_prediction", drop=drop_condition, error=lambda a, b: F.mse_loss(a, b), sign=1,
+):  # fmt: skip
+    """A training step with one thing done otherwise."""
+
+    def candidate(denoiser, schedule, x_0, context, uncond, p, g):
+        t, e = times(len(x_0), g), noise(x_0, g)
+        x_t = add_noise(schedule, x_0, t, e.expand_as(x_0))
+        words = drop(context, uncond, p, g)
+        return error(denoiser(x_t, told(t), words), sign * target(schedule, x_0, t, e.expand_as(x_0), kind))
+
+    return candidate
+
+
+def with_denoising_loss(denoiser, schedule, x_0, context, uncond, p, g):
+    """The draws in another order, the rest by notebook 03's function."""
+    words = drop_condition(context, uncond, p, g)
+    noise = torch.randn(x_0.shape, generator=g)
+    t = logit_normal_timesteps(len(x_0), g, schedule.num_train_timesteps)
+    return denoising_loss(lambda x, s: denoiser(x, s, words), schedule, x_0, t, noise, "v_prediction")
+
+
+def by_hand(denoiser, schedule, x_0, context, uncond, p, g):
+    t = (1000 * torch.sigmoid(torch.randn(len(x_0), generator=g))).long()
+    signal = schedule.alphas_cumprod[t].reshape(-1, 1, 1, 1)
+    noise = torch.randn(x_0.shape, generator=g)
+    lost = torch.rand(len(x_0), generator=g) < p
+    words = torch.where(lost[:, None, None], uncond, context)
+    said = denoiser(signal.sqrt() * x_0 + (1 - signal).sqrt() * noise, t, words)
+    return torch.mean((signal.sqrt() * noise - (1 - signal).sqrt() * x_0 - said) ** 2)
+
+
+def asked_twice(denoiser, schedule, x_0, context, uncond, p, g):
+    args = (denoiser, schedule, x_0, context)
+    return (1 - p) * conditional_loss(*args, uncond, 0.0, g) + p * conditional_loss(*args, uncond, 1.0, g)
+
+
+def not_noised(denoiser, schedule, x_0, context, uncond, p, g):
+    return conditional_loss(lambda x, t, c: denoiser(x_0, t, c), schedule, x_0, context, uncond, p, g)
+
+
 RIGHT = {
-    "chance_right": [lambda: 1 / 512, lambda: 0.002, lambda: 1 / 461, lambda: torch.tensor(1 / 64) * (1 / 8)],
     "timestep_embedding": [
         timestep_embedding,
         waves_with_loops,
@@ -244,6 +356,8 @@ RIGHT = {
     ],
     "cross_attention": [checks._cross_attention, right_attention, einsum_attention, head_by_head, by_torch],
     "drop_condition": [drop_condition, with_bernoulli, with_loop, with_index],
+    "unet_forward": [unet_forward, by_recursion, walking(), lambda *args: checks._walk(*args)],
+    "conditional_loss": [conditional_loss, with_denoising_loss, by_hand, step()],
     "w_zero": [lambda: "b", lambda: "B", lambda: " b "],
     "guided": [
         guided,
@@ -260,15 +374,52 @@ RIGHT = {
 }
 
 WRONG = {
-    "chance_right": [
-        (lambda: 1 / 64, "the object alone"),
-        (lambda: 1 / 8, "the colour alone"),
-        (lambda: 1 / 64 + 1 / 8, "multiplied, not added"),
-        (lambda: 1 / 72, "not 64 + 8"),
-        (lambda: 512, "one over it"),
-        (lambda: 100 / 512, "per cent"),
-        (lambda: 0.0, "by luck"),
-        (lambda: None, "return missing"),
+    "unet_forward": [
+        (walking(order=oldest_of_its_size), "wrong order"),
+        (walking(order=lambda kept: kept.pop(0)), "do not fit"),
+        (walking(join=lambda x, skip: torch.cat([skip, x], dim=1)), "comes first"),
+        (walking(join=lambda x, skip: x), "do not fit"),
+        (walking(join=lambda x, skip: x + skip), "do not fit"),
+        (walking(join=lambda x, skip: torch.cat([x, x], dim=1)[:, : x.shape[1] + skip.shape[1]]), "wrong values"),
+        (walking(join=lambda x, skip: torch.cat([x, 0 * skip], dim=1)), "does not reach"),
+        (walking(embed=lambda net, t: net.time_mlp(0 * t)), "not told t"),
+        (walking(words=torch.zeros_like), "words do not reach"),
+        (walking(put_first=False), "too few"),
+        (walking(put_halved=False), "do not fit"),
+        (walking(put_early=True, put_first=True), "wrong values"),
+        (walking(double=False), "do not fit"),
+        (walking(middle=()), "middle is left out"),
+        (walking(middle=("middle_block1", "middle_block2")), "middle_transformer is left out"),
+        (walking(middle=("middle_block1", "middle_transformer")), "middle_block2 is left out"),
+        (walking(middle=("middle_block1", "middle_block2", "middle_transformer")), "wrong values"),
+        (walking(out=lambda net, x: F.silu(net.norm_out(x))), "conv_out is missing"),
+        (walking(out=lambda net, x: net.conv_out(net.norm_out(x))), "silu is left out"),
+        (walking(out=lambda net, x: net.conv_out(F.silu(x))), "norm_out is left out"),
+        (walking(out=lambda net, x: net.conv_out(F.silu(net.norm_out(x))).detach()), "no gradient"),
+        (lambda net, x_t, t, context: unet_forward(net, x_t.mul_(1.5), t, context), "in place"),
+        (lambda net, x_t, t, context: None, "return missing"),
+    ],
+    "conditional_loss": [
+        (step(times=lambda n, g: torch.randint(0, 1000, (n,), generator=g)), "logit_normal_timesteps"),
+        (step(times=lambda n, g: logit_normal_timesteps(1, g, 1000).expand(n)), "share their timestep"),
+        (step(noise=lambda x, g: torch.rand(x.shape, generator=g)), "noised to the t"),
+        (step(noise=lambda x, g: torch.randn(x.shape[1:], generator=g)), "same noise"),
+        (step(noise=lambda x, g: torch.zeros(x.shape)), "same noise"),
+        (step(told=lambda t: 999 - t), "noised to the t"),
+        (not_noised, "given x_0"),
+        (step(drop=lambda c, u, p, g: c), "the condition dropped"),
+        (step(drop=lambda c, u, p, g: drop_condition(c, u, 1 - p, g)), "p is how many"),
+        (step(drop=lambda c, u, p, g: torch.lerp(c, u.expand_as(c), p)), "its own caption"),
+        (step(kind="epsilon"), "target is the noise"),
+        (step(kind="sample"), "target is x_0"),
+        (step(sign=-1), "turned round"),
+        (step(error=lambda a, b: F.mse_loss(a, b, reduction="sum")), "is a sum"),
+        (step(error=lambda a, b: F.l1_loss(a, b)), "not squared"),
+        (step(error=lambda a, b: F.mse_loss(a, b, reduction="none").flatten(1).mean(1)), "shape"),
+        (step(error=lambda a, b: F.mse_loss(a.detach(), b)), "no gradient"),
+        (step(noise=lambda x, g: torch.randn(x.shape)), "equally seeded"),
+        (lambda *args: conditional_loss(*args[:-1], args[-1].manual_seed(0)), "do not seed"),
+        (asked_twice, "asked once"),
     ],
     "timestep_embedding": [
         (wave(over_half, sines_first=True), "sines come first"),

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from course_utils.data.batches import CaptionedImages
-from course_utils.diffusion.guidance import drop_condition
-from course_utils.diffusion.reverse import denoising_loss
-from course_utils.diffusion.schedule import NoiseSchedule, logit_normal_timesteps
+from course_utils.diffusion.guidance import conditional_loss
+from course_utils.diffusion.schedule import NoiseSchedule
 from course_utils.models.clip import CLIP, contrastive_loss
 from course_utils.models.unet import UNet
 from course_utils.models.vae import VAE, vae_loss
@@ -123,10 +122,8 @@ def test_unet_recipe_is_notebook_05(encoded, precision):
 
     def loss(generator):
         chosen = torch.randint(len(latents), (budget.batch_size,), generator=generator)
-        t = logit_normal_timesteps(budget.batch_size, generator)
-        noise = torch.randn(budget.batch_size, *latents.shape[1:], generator=generator)
-        context = drop_condition(states[caption_of[chosen]].float(), empty, PROFILE.condition_dropout, generator)
-        return denoising_loss(lambda x_t, t: unet(x_t, t, context), schedule, latents[chosen], t, noise, "v_prediction")
+        words = states[caption_of[chosen]].float()
+        return conditional_loss(unet, schedule, latents[chosen], words, empty, PROFILE.condition_dropout, generator)
 
     losses = as_in_a_notebook(unet, loss, budget, precision)
     same_training(unet_recipe(PROFILE, *encoded, seed=3), unet, losses, precision)
