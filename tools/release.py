@@ -45,8 +45,6 @@ ANSWERS = {
     "05-052": "guidance_exponents",
     "05-074": "chance_right",
     "06-024": "first_guess",
-    "06-045": "mix_std",
-    "06-076": "doubled_steps",
 }
 # Words in an exercise that answer another one.
 TELLING = {"05-046": (", w = 0 the unconditional one", "")}  # w_zero
