@@ -24,8 +24,8 @@ _BOXES = {
     "guided": ("guidance", 4.95, 0.0, 1.0, True),
     "guess": ("guesses\n$\\hat x_0$ and $\\hat\\varepsilon$", 6.35, 0.0, 1.1, True),
     "step": ("DDIM step\nto $t'$", 7.75, 0.0, 1.05, True),
-    "decoder": ("decoder", 9.2, 0.0, 0.95, False),
-    "picture": ("picture", 10.45, 0.0, 0.9, False),
+    "decoder": ("decoder", 9.35, 0.0, 0.95, False),
+    "picture": ("picture", 10.6, 0.0, 0.9, False),
 }
 _LINKS = [
     ("noise", "x"), ("x", "cond"), ("x", "uncond"), ("cond", "guided"), ("uncond", "guided"),
@@ -42,17 +42,21 @@ def loop_drawing() -> Figure:
         axis.add_patch(
             FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, color=LINE, lw=1.2, shrinkA=0, shrinkB=0)
         )
-    back = {"arrowstyle": "-|>", "mutation_scale": 11, "color": INK, "lw": 1.4, "connectionstyle": "arc3,rad=-0.28"}
-    axis.add_patch(FancyArrowPatch((7.75, -0.34), (1.65, -0.34), shrinkA=0, shrinkB=0, **back))
+    axis.plot([7.75, 7.75, 1.65], [-0.32, -1.05, -1.05], color=INK, lw=1.4)
+    axis.add_patch(
+        FancyArrowPatch(
+            (1.65, -1.05), (1.65, -0.32), arrowstyle="-|>", mutation_scale=11, color=INK, lw=1.4, shrinkA=0, shrinkB=0
+        )
+    )
     axis.text(
         4.7,
-        -1.33,
+        -1.3,
         "$x_{t'}$ is the next $x_t$, as long as there are times in the list",
         ha="center",
         fontsize=8,
         color=INK,
     )
-    axis.text(8.5, 0.12, "$t' = -1$", ha="center", fontsize=8, color=INK)
+    axis.text(8.5, 0.48, "at $t' = -1$", ha="center", fontsize=8, color=INK)
     for text, x, y, width, lit in _BOXES.values():
         axis.add_patch(
             FancyBboxPatch(
@@ -61,7 +65,7 @@ def loop_drawing() -> Figure:
             )
         )  # fmt: skip
         axis.text(x, y, text, ha="center", va="center", fontsize=8, color=INK)
-    axis.set(xlim=(-0.6, 11.0), ylim=(-1.55, 0.85))
+    axis.set(xlim=(-0.6, 11.15), ylim=(-1.5, 0.85))
     axis.axis("off")
     return done(figure)
 
