@@ -45,7 +45,9 @@ def usable():
 def create():
     if VENV.exists():
         shutil.rmtree(str(VENV))
-    done = subprocess.run([sys.executable, "-m", "venv", str(VENV)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        [sys.executable, "-m", "venv", str(VENV)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if done.returncode:
         shutil.rmtree(str(VENV), ignore_errors=True)
         print(done.stdout.decode(errors="replace").strip(), file=sys.stderr)

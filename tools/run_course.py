@@ -31,7 +31,9 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, not one from the home folder
+os.environ.setdefault(
+    "JUPYTER_PREFER_ENV_PATH", "1"
+)  # this environment's kernel, not one from the home folder
 
 
 class CourseError(Exception):

@@ -110,7 +110,9 @@ def exercise(root: Path, module: str, name: str) -> str:
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         raise SyncError(f"{name} in {module} is not a function, so it cannot be an exercise")
     if ast.get_docstring(node) is None or len(node.body) < 2:
-        raise SyncError(f"{name} in {module} needs a docstring (what students are told) and a body (the solution)")
+        raise SyncError(
+            f"{name} in {module} needs a docstring (what students are told) and a body (the solution)"
+        )
     after_docstring = node.body[0].end_lineno or node.lineno
     head = lines[_first_line(node) - 1 : after_docstring]
     body = lines[after_docstring : node.end_lineno]
@@ -244,7 +246,9 @@ def exercises_of(notebook: Notebook) -> list[tuple[str, str]]:
     return found
 
 
-def lint_notebook(notebook: Notebook, notebook_name: str, all_exercises: Sequence[tuple[str, str]] = ()) -> list[str]:
+def lint_notebook(
+    notebook: Notebook, notebook_name: str, all_exercises: Sequence[tuple[str, str]] = ()
+) -> list[str]:
     """What nbformat and nbgrader let pass: wrong ids, solution markers, check cells; leaked solutions."""
     errors: list[str] = []
     cells = notebook["cells"]

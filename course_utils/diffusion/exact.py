@@ -76,7 +76,9 @@ def check_mixture(means: Tensor, std: float | Tensor, weights: Tensor | None) ->
     count = len(means)
     std = torch.as_tensor(std, dtype=means.dtype, device=means.device)
     if std.ndim > 1 or (std.ndim == 1 and len(std) != count) or not bool((std >= 0).all()):
-        raise ValueError(f"std must be 0 or above, one number or one for each of the {count} means, got {std.tolist()}")
+        raise ValueError(
+            f"std must be 0 or above, one number or one for each of the {count} means, got {std.tolist()}"
+        )
     weights = torch.ones(count) if weights is None else torch.as_tensor(weights)
     weights = weights.to(means)
     if weights.shape != (count,) or not bool((weights >= 0).all()) or not bool(weights.sum() > 0):

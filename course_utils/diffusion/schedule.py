@@ -103,7 +103,9 @@ class NoiseSchedule:
         if self.alphas_cumprod[0] == 1:
             raise ValueError(f"betas[0] = {betas[0].item():g} is too small: in float32 it adds no noise")
         if bool((self.alphas_cumprod[:-1] == 0).any()):
-            raise ValueError("alphas_cumprod is 0 before the last step: only the last beta may take all signal")
+            raise ValueError(
+                "alphas_cumprod is 0 before the last step: only the last beta may take all signal"
+            )
         self.num_train_timesteps = len(betas)
         self._alpha_bar = torch.cat([torch.ones_like(betas[:1]), self.alphas_cumprod])  # [T + 1], index t + 1
         self._ends_in_pure_noise = bool(self.alphas_cumprod[-1] == 0)
@@ -114,7 +116,9 @@ class NoiseSchedule:
         return cls(linear_betas(T, beta_start, beta_end))
 
     @classmethod
-    def scaled_linear(cls, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> NoiseSchedule:
+    def scaled_linear(
+        cls, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+    ) -> NoiseSchedule:
         """Stable Diffusion's schedule, see `scaled_linear_betas`."""
         return cls(scaled_linear_betas(T, beta_start, beta_end))
 

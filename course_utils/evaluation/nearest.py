@@ -133,7 +133,9 @@ def sharpness(pictures: Tensor, prompts: Sequence[str]) -> Sharpness:
     asked = [parse_caption(prompt)["object"] for prompt in prompts]
     right = torch.tensor([scene.object == name for scene, name in zip(nearest, asked, strict=True)]).float()
     n = len(prompts) ** 0.5
-    return Sharpness(psnr.mean().item(), psnr.std().item() / n, right.mean().item(), right.std(correction=0).item() / n)
+    return Sharpness(
+        psnr.mean().item(), psnr.std().item() / n, right.mean().item(), right.std(correction=0).item() / n
+    )
 
 
 def prompts_for_each_object(times: int, generator: torch.Generator, objects: Sequence[str] = OBJECTS) -> list[str]:

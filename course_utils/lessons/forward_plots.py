@@ -157,7 +157,9 @@ def plot_readings(
     return done(figure)
 
 
-def plot_moment(pictures: Mapping[str, Tensor], schedules: Mapping[str, NoiseSchedule], name: str, t: int) -> Figure:
+def plot_moment(
+    pictures: Mapping[str, Tensor], schedules: Mapping[str, NoiseSchedule], name: str, t: int
+) -> Figure:
     """Some pictures of one moment side by side, and where on the schedule's log SNR curve that moment lies."""
     figure, axes = plt.subplots(1, len(pictures) + 1, figsize=(8.2, 2.1), width_ratios=[1] * len(pictures) + [1.5])
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):

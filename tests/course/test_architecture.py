@@ -42,7 +42,10 @@ def imports_of(path: Path) -> set[tuple[str, int]]:
     """(part of the course, line) of each import, less those that INSIDE_FUNCTIONS lets through."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = {
-        id(node) for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
     }
     late = INSIDE_FUNCTIONS.get(part_of(path), set())
     found = set()
@@ -68,7 +71,9 @@ def imports_of(path: Path) -> set[tuple[str, int]]:
 def test_imports_point_one_way(path: Path) -> None:
     part = part_of(path)
     assert part in MAY_IMPORT, f"{part} is a new part of the course: say in this test what it may import"
-    wrong = [f"line {line}: {name}" for name, line in imports_of(path) if name not in MAY_IMPORT[part] | {part}]
+    wrong = [
+        f"line {line}: {name}" for name, line in imports_of(path) if name not in MAY_IMPORT[part] | {part}
+    ]
     assert not wrong, f"course_utils/{path.relative_to(PACKAGE)} may not import: {', '.join(wrong)}"
 
 

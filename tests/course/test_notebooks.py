@@ -47,9 +47,13 @@ def test_is_valid_small_and_written_as_nbformat_writes_it(name: str) -> None:
     notebook = load(name)
     path = FOLDER / f"{name}.ipynb"
     nbformat.validate(notebook)
-    assert path.stat().st_size <= LARGEST, f"{path.stat().st_size / 1e6:.2f} MB: use fewer or smaller pictures"
+    assert path.stat().st_size <= LARGEST, (
+        f"{path.stat().st_size / 1e6:.2f} MB: use fewer or smaller pictures"
+    )
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-    assert "widgets" not in notebook["metadata"], "widget state is in it; save with tools/run_course.py --save"
+    assert "widgets" not in notebook["metadata"], (
+        "widget state is in it; save with tools/run_course.py --save"
+    )
 
 
 @every_notebook
@@ -78,10 +82,14 @@ def headings(cell: dict[str, Any], level: int) -> list[str]:
 
 @every_notebook
 def test_has_sections(name: str) -> None:
-    sections = [line for cell in load(name)["cells"] if cell["cell_type"] == "markdown" for line in headings(cell, 2)]
+    sections = [
+        line for cell in load(name)["cells"] if cell["cell_type"] == "markdown" for line in headings(cell, 2)
+    ]
     assert len(sections) >= 5
     assert len(sections) == len(set(sections)), "two sections have the same heading"
-    assert any("real Stable Diffusion" in line for line in sections), "no section 'In the real Stable Diffusion'"
+    assert any("real Stable Diffusion" in line for line in sections), (
+        "no section 'In the real Stable Diffusion'"
+    )
 
 
 @every_notebook
@@ -92,7 +100,9 @@ def test_was_executed_from_first_to_last_without_errors(name: str) -> None:
     for cell in code_cells(name):
         for output in cell["outputs"]:
             assert output["output_type"] != "error", f"{cell['id']} ends in {output.get('ename')}"
-            assert not (output["output_type"] == "stream" and "Traceback" in text_of(output["text"])), cell["id"]
+            assert not (output["output_type"] == "stream" and "Traceback" in text_of(output["text"])), cell[
+                "id"
+            ]
 
 
 @every_notebook

@@ -119,7 +119,9 @@ def test_unknown_names_are_said_before_anything_runs(capsys: pytest.CaptureFixtu
     assert "there is no notebook 99_none" in capsys.readouterr().err
 
 
-def test_an_unknown_profile_is_said_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_profile_is_said_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_course.main([str(write(tmp_path, "01_a", "1")), "--profile", "enormous"]) == 1
     assert "enormous" in capsys.readouterr().err
 
@@ -157,7 +159,11 @@ def test_tidy_takes_out_what_differs_between_machines() -> None:
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"a": 1}})
     run_course.tidy(notebook)
     texts = json.dumps(notebook)
-    assert str(run_course.ROOT) not in texts and "ipykernel_" not in texts and run_course.WIDGET_VIEW not in texts
+    assert (
+        str(run_course.ROOT) not in texts
+        and "ipykernel_" not in texts
+        and run_course.WIDGET_VIEW not in texts
+    )
     assert "widgets" not in notebook.metadata
     assert cell.outputs[0]["text"] == "saved artifacts/x\n"
 

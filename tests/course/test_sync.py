@@ -65,7 +65,9 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "setup_cell.py").write_text('# setup: a test\nREPOSITORY = "{repository}"\n')
-    (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "https://github.com/some/course"\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[project.urls]\nRepository = "https://github.com/some/course"\n'
+    )
     return tmp_path
 
 
@@ -153,7 +155,9 @@ def test_nbgrader_accepts_and_strips_what_sync_writes(root: Path) -> None:
 
 
 def test_setup_and_badge_hold_the_repository_address(root: Path) -> None:
-    (top, setup), errors = filled(root, markdown("<!-- badge -->\n[![old](x)](y)\n# Title", "a"), code("# setup", "b"))
+    (top, setup), errors = filled(
+        root, markdown("<!-- badge -->\n[![old](x)](y)\n# Title", "a"), code("# setup", "b")
+    )
     assert not errors
     assert top.startswith("<!-- badge -->\n[![Open in Colab](") and top.endswith(")\n# Title")
     assert "/github/some/course/blob/main/notebooks/02_x.ipynb" in top
@@ -216,12 +220,20 @@ def test_lint_finds_the_silent_traps(root: Path) -> None:
     assert "has no id" in lint(root, {**code("1", ""), "id": None})
     assert "nbformat does not allow" in lint(root, code("1", "ä b"))
     assert "same id" in lint(root, code("1", "a"), code("2", "a"))
-    assert "needs one '### BEGIN SOLUTION'" in lint(root, code(own, "a"), code("# check: guess · 1 point", "b"))
+    assert "needs one '### BEGIN SOLUTION'" in lint(
+        root, code(own, "a"), code("# check: guess · 1 point", "b")
+    )
     assert "right under the exercise add_noise" in lint(root, code(EXERCISE, "a"), code("1", "b"))
-    assert "right under the exercise add_noise" in lint(root, code(EXERCISE, "a"), code("1", "b"), code(CHECK, "c"))
+    assert "right under the exercise add_noise" in lint(
+        root, code(EXERCISE, "a"), code("1", "b"), code(CHECK, "c")
+    )
     assert "right above should be the exercise add_noise" in lint(root, code("1", "a"), code(CHECK, "b"))
-    assert "does not begin with '# exercise" in lint(root, code("x = 1\n### BEGIN SOLUTION\n### END SOLUTION", "a"))
-    assert "neither an exercise nor a check" in lint(root, code("1", "a", metadata={"nbgrader": {"grade_id": "z"}}))
+    assert "does not begin with '# exercise" in lint(
+        root, code("x = 1\n### BEGIN SOLUTION\n### END SOLUTION", "a")
+    )
+    assert "neither an exercise nor a check" in lint(
+        root, code("1", "a", metadata={"nbgrader": {"grade_id": "z"}})
+    )
     twice = [code(EXERCISE, "a"), code(CHECK, "b"), code(EXERCISE, "c"), code(CHECK, "d")]
     assert "another cell has the grade_id" in lint(root, *twice)
 
@@ -229,7 +241,9 @@ def test_lint_finds_the_silent_traps(root: Path) -> None:
 def test_lint_finds_solutions_given_away(root: Path) -> None:
     shown = code("# source: course_utils/m.py · COUNT, add_noise", "s")
     assert "gives away the exercise add_noise" in lint(root, code(EXERCISE, "a"), code(CHECK, "b"), shown)
-    assert "gives away the exercise add_noise" in lint(root, shown, others=[("course_utils/m.py", "add_noise")])
+    assert "gives away the exercise add_noise" in lint(
+        root, shown, others=[("course_utils/m.py", "add_noise")]
+    )
     whole = code("# source: course_utils/m.py · Net", "s")
     assert "gives away" in lint(root, whole, others=[("course_utils/m.py", "Net.forward")])
     assert lint(root, whole, others=[("course_utils/other.py", "Net")]) == ""
@@ -251,7 +265,9 @@ def test_an_exercise_written_in_the_notebook_keeps_its_text(root: Path) -> None:
     assert book["cells"][1]["metadata"]["nbgrader"]["points"] == 0.5
 
 
-def test_command_line(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sync, "ROOT", root)
     assert sync.main([str(root / "none.ipynb")]) == 1
     assert "there is no notebook" in capsys.readouterr().out

@@ -103,7 +103,9 @@ def test_add_noise_and_velocity(name):
 def their_ddim(scheduler, model, x, eta, noises):
     trajectory = []
     for t, noise in zip(scheduler.timesteps, noises, strict=True):
-        out = scheduler.step(model(x, t.expand(len(x))), t, x, eta=eta, variance_noise=noise if eta > 0 else None)
+        out = scheduler.step(
+            model(x, t.expand(len(x))), t, x, eta=eta, variance_noise=noise if eta > 0 else None
+        )
         x = out.prev_sample
         trajectory.append(x)
     return trajectory
@@ -121,7 +123,9 @@ def their_ddpm(scheduler, model, x, generator):
 @every_type
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_steps(name, prediction_type, eta):
-    schedule, scheduler = both(name, "DDIMScheduler", prediction_type=prediction_type, timestep_spacing="trailing")
+    schedule, scheduler = both(
+        name, "DDIMScheduler", prediction_type=prediction_type, timestep_spacing="trailing"
+    )
     scheduler.set_timesteps(10)
     noises = [randn(seed) for seed in range(1, 11)]
     x, model = randn(0), Dummy()
@@ -165,7 +169,9 @@ def test_whole_trajectories_of_sample(name, prediction_type, sampler):
 @pytest.mark.parametrize("spacing", SPACINGS)
 @every_type
 def test_ddpm_steps_with_uneven_strides(spacing, prediction_type):
-    schedule, scheduler = both("cosine", "DDPMScheduler", prediction_type=prediction_type, timestep_spacing=spacing)
+    schedule, scheduler = both(
+        "cosine", "DDPMScheduler", prediction_type=prediction_type, timestep_spacing=spacing
+    )
     scheduler.set_timesteps(7)
     x, model = randn(0), Dummy()
     theirs = their_ddpm(scheduler, model, x, torch.Generator().manual_seed(3))
@@ -200,7 +206,9 @@ def test_all_thousand_steps(sampler):
     schedule, scheduler = both("linear", kind, prediction_type="v_prediction", timestep_spacing="trailing")
     scheduler.set_timesteps(1000)
     x, model, generator = randn(0)[:1, :, :4, :4], Dummy(), torch.Generator().manual_seed(7)
-    ours = sample(model, schedule, x, 1000, sampler=sampler, prediction_type="v_prediction", generator=generator)
+    ours = sample(
+        model, schedule, x, 1000, sampler=sampler, prediction_type="v_prediction", generator=generator
+    )
     *_, got = ours
     if sampler == "ddpm":
         wanted = their_ddpm(scheduler, model, x, torch.Generator().manual_seed(7))[-1]
@@ -220,7 +228,9 @@ def test_clipping(sampler):
     )
     scheduler.set_timesteps(10)
     x, model, generator = randn(0), Dummy(), torch.Generator().manual_seed(7)
-    ours = sample(model, schedule, x, 10, sampler=sampler, clip_x0=1.0, generator=torch.Generator().manual_seed(7))
+    ours = sample(
+        model, schedule, x, 10, sampler=sampler, clip_x0=1.0, generator=torch.Generator().manual_seed(7)
+    )
     extra = {} if sampler == "ddpm" else {"use_clipped_model_output": True}
     for got, t in zip(ours, scheduler.timesteps, strict=True):
         x = scheduler.step(model(x, t.expand(2)), t, x, generator=generator, **extra).prev_sample

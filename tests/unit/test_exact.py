@@ -56,7 +56,10 @@ def test_it_is_the_conditional_mean():
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_types_agree(prediction_type):
     x, t = torch.randn(20, 2, generator=generator()), torch.arange(20)
-    predict = {kind: gaussian_mixture_denoiser(SCHEDULE, MEANS, STD, WEIGHTS, kind)(x, t) for kind in PREDICTION_TYPES}
+    predict = {
+        kind: gaussian_mixture_denoiser(SCHEDULE, MEANS, STD, WEIGHTS, kind)(x, t)
+        for kind in PREDICTION_TYPES
+    }
     prediction = predict[prediction_type]
     got_x0 = predict_x0(SCHEDULE, x, t, prediction, prediction_type)
     got_noise = predict_noise(SCHEDULE, x, t, prediction, prediction_type)
@@ -88,7 +91,9 @@ def test_nothing_has_a_lower_loss(prediction_type):
 def test_one_number_for_std_equal_weights_and_scale_of_weights():
     x, t = torch.randn(20, 2, generator=generator()), torch.arange(20)
     one = gaussian_mixture_denoiser(SCHEDULE, MEANS, 0.3)(x, t)
-    all_given = gaussian_mixture_denoiser(SCHEDULE, MEANS, torch.full((3,), 0.3), torch.tensor([2.0, 2, 2]))(x, t)
+    all_given = gaussian_mixture_denoiser(SCHEDULE, MEANS, torch.full((3,), 0.3), torch.tensor([2.0, 2, 2]))(
+        x, t
+    )
     torch.testing.assert_close(one, all_given)
 
 

@@ -187,7 +187,9 @@ def test_posterior_on_a_grid(schedule):
     t, x_0, x_t = 6, 0.7, -0.4
     grid = torch.linspace(-8, 8, 40_001, dtype=torch.float64)
     beta = schedule.betas[t].item()
-    before = Normal(schedule.alpha_bar(t - 1).sqrt().item() * x_0, (1 - schedule.alpha_bar(t - 1)).sqrt().item())
+    before = Normal(
+        schedule.alpha_bar(t - 1).sqrt().item() * x_0, (1 - schedule.alpha_bar(t - 1)).sqrt().item()
+    )
     after = Normal(math.sqrt(1 - beta) * grid, math.sqrt(beta))
     share = (before.log_prob(grid) + after.log_prob(torch.tensor(x_t, dtype=torch.float64))).softmax(0)
     wanted_mean = (share * grid).sum()
@@ -207,7 +209,9 @@ def test_posterior_by_monte_carlo(schedule):
     residual = x_prev - mean
     assert residual.mean().item() == pytest.approx(0, abs=5 * (variance[0].item() / n) ** 0.5)
     assert residual.var().item() == pytest.approx(variance[0].item(), rel=5 * (2 / n) ** 0.5)
-    assert torch.corrcoef(torch.cat([residual, x_t], dim=1).T)[0, 1].item() == pytest.approx(0, abs=5 / n**0.5)
+    assert torch.corrcoef(torch.cat([residual, x_t], dim=1).T)[0, 1].item() == pytest.approx(
+        0, abs=5 / n**0.5
+    )
 
 
 def test_posterior_ends_at_x_0_and_takes_a_t_for_each_sample(schedule):
@@ -320,7 +324,9 @@ def test_elbo_does_not_depend_on_what_is_predicted(schedule, prediction_type):
     x_0, noise, t = randn(5, 4), randn(5, 4, seed=1), torch.tensor([0, 1, 7, 12, 19])
 
     def denoiser(x_t, t):  # the same wrong guess in three guises
-        return target(schedule, x_0 + 0.3, t, predict_noise(schedule, x_t, t, x_0 + 0.3, "sample"), prediction_type)
+        return target(
+            schedule, x_0 + 0.3, t, predict_noise(schedule, x_t, t, x_0 + 0.3, "sample"), prediction_type
+        )
 
     terms = elbo_terms(denoiser, schedule, x_0, t, noise, prediction_type)
     wanted = elbo_terms(lambda x_t, t: x_0 + 0.3, schedule, x_0, t, noise, "sample")

@@ -58,7 +58,9 @@ def test_ddim_with_eta_one_is_ddpm(prediction_type, t, t_prev):
     two = ddpm_step(SCHEDULE, prediction, x_t, t, t_prev, noise, prediction_type)
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
     if t_prev >= 0:
-        assert not torch.allclose(one, ddim_step(SCHEDULE, prediction, x_t, t, t_prev, 0.0, None, prediction_type))
+        assert not torch.allclose(
+            one, ddim_step(SCHEDULE, prediction, x_t, t, t_prev, 0.0, None, prediction_type)
+        )
 
 
 def test_the_larger_variance_is_the_beta_of_the_stride():
@@ -102,7 +104,9 @@ def test_each_sample_has_its_own_times(step):
     together = step(SCHEDULE, prediction, x_t, t, t_prev, noise=noise, **extra)
     for i in range(3):
         one = slice(i, i + 1)
-        alone = step(SCHEDULE, prediction[one], x_t[one], int(t[i]), int(t_prev[i]), noise=noise[one], **extra)
+        alone = step(
+            SCHEDULE, prediction[one], x_t[one], int(t[i]), int(t_prev[i]), noise=noise[one], **extra
+        )
         torch.testing.assert_close(together[one], alone)
 
 
@@ -174,7 +178,9 @@ def test_loop_by_hand():
     for got, (t, t_prev) in zip(xs, [(12, 5), (5, 0), (0, -1)], strict=True):
         x = ddim_step(SCHEDULE, 0.2 * x, x, t, t_prev)
         assert torch.equal(got, x)
-    again = list(sample(lambda x, t: 0.2 * x, SCHEDULE, randn(3, 2), None, timesteps=torch.tensor([12, 5, 0])))
+    again = list(
+        sample(lambda x, t: 0.2 * x, SCHEDULE, randn(3, 2), None, timesteps=torch.tensor([12, 5, 0]))
+    )
     assert torch.equal(again[-1], xs[-1])
 
 

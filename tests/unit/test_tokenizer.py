@@ -52,7 +52,9 @@ def test_merge_pair(symbols, pair, expected):
     assert merge_pair(symbols, pair) == expected
 
 
-@given(st.lists(st.sampled_from("abc"), max_size=12), st.tuples(st.sampled_from("abc"), st.sampled_from("abc")))
+@given(
+    st.lists(st.sampled_from("abc"), max_size=12), st.tuples(st.sampled_from("abc"), st.sampled_from("abc"))
+)
 def test_merge_pair_keeps_the_letters_and_leaves_no_pair(symbols, pair):
     merged = merge_pair(symbols, pair)
     assert "".join(merged) == "".join(symbols)
