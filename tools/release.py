@@ -43,8 +43,6 @@ ANSWERS = {
     "04-068": "twins_loss",
     "05-052": "guidance_exponents",
     "06-024": "first_guess",
-    "06-045": "mix_std",
-    "06-076": "doubled_steps",
 }
 # Words in an exercise that answer another one.
 TELLING = {"05-046": (", w = 0 the unconditional one", "")}  # w_zero

@@ -157,14 +157,15 @@ def lighter(png: str) -> str:
     from PIL import Image, ImageChops
 
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    found = [png]
     for method in (Image.Quantize.MEDIANCUT, Image.Quantize.FASTOCTREE):  # the second keeps rare colours better
         few = picture.quantize(256, method, dither=Image.Dither.NONE)
         errors = ImageChops.difference(picture, few.convert("RGB")).convert("L").histogram()
         if sum(errors[32:]) <= 0.001 * picture.width * picture.height:
             packed = io.BytesIO()
             few.save(packed, "PNG", optimize=True)
-            return min(png, base64.b64encode(packed.getvalue()).decode(), key=len)
-    return png
+            found.append(base64.b64encode(packed.getvalue()).decode())
+    return min(found, key=len)
 
 
 def _error_text(cell_number: int, heading: str, cell: Any, name: str, value: str) -> str:

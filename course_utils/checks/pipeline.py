@@ -1,10 +1,9 @@
-"""Checks of notebook 06: the sampling loop, what its first step knows, mixing noises, strength, blending in."""
+"""Checks of notebook 06: what the first step knows, walking between noises, strength; with the loops and the solver."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,128 +17,14 @@ from course_utils.checks.base import (
     expect_dtype,
     expect_shape,
     expect_untouched,
-    gradients_of,
     name_it,
-    one_number,
     random_tensor,
 )
+from course_utils.checks.solver import dpmpp_2m_step
+from course_utils.checks.walking import draw_latents, inpaint
 from course_utils.diffusion import editing as package
-from course_utils.diffusion.samplers import ddim_step
-from course_utils.diffusion.schedule import NoiseSchedule
 
-# --- draw_latents -------------------------------------------------------------------------------------------
-
-
-def _draw_latents(
-    denoiser: Callable[[Tensor, Tensor], Tensor],
-    schedule: NoiseSchedule,
-    x: Tensor,
-    timesteps: Tensor,
-    prediction_type: str = "v_prediction",
-) -> Iterator[Tensor]:
-    """Reference: DDIM from timesteps[0] down to the last one, and from there to −1."""
-    times = timesteps.tolist()
-    for t, t_prev in zip(times, [*times[1:], -1], strict=True):
-        prediction = denoiser(x, torch.full((len(x),), t, device=x.device))
-        x = ddim_step(schedule, prediction, x, t, t_prev, prediction_type=prediction_type)
-        yield x
-
-
-_draw_latents.__name__ = "draw_latents"
-
-
-class _Recorder:
-    """A denoiser whose prediction depends on x and t, and that remembers the times it was asked for."""
-
-    def __init__(self) -> None:
-        self.times: list[int] = []
-
-    def __call__(self, x: Any, t: Any) -> Tensor:
-        if not isinstance(t, Tensor) or t.is_floating_point() or t.shape != (len(x),):
-            given = f"{list(t.shape)} {t.dtype}" if isinstance(t, Tensor) else f"{t!r}"
-            raise Mistake(
-                f"the denoiser wants t as a LongTensor [B], one time a sample; it got {given}: "
-                "torch.full((len(x),), t, device=x.device)"
-            )
-        if t.device != x.device:
-            raise Mistake("on a GPU it would fail, for t is made on the CPU: torch.full((len(x),), t, device=x.device)")
-        if x.device.type != "cpu":
-            return x
-        self.times.append(int(t[0]))
-        return torch.tanh(x.roll(1, dims=-1)) + 0.003 * t.reshape(-1, 1, 1, 1)
-
-
-def _wrong_walk(kind: str, schedule: NoiseSchedule, x_T: Tensor, times: list[int], prediction_type: str) -> Tensor:
-    """Where the loop ends if it is wrong in a way that people get it wrong."""
-    denoiser, x = _Recorder(), x_T
-    for t, after in zip(times, [*times[1:], -1], strict=True):
-        t_prev = {"t-1": t - 1, "floor 0": max(after, 0)}.get(kind, after)
-        prediction = denoiser(x_T if kind in ("shown", "stays") else x, torch.full((len(x),), t))
-        start = x_T if kind == "stays" else x
-        known_type = kind if kind in ("epsilon", "v_prediction") else prediction_type
-        x = ddim_step(schedule, prediction, start, t, t_prev, prediction_type=known_type)
-    return x
-
-
-@check_for(_draw_latents)
-def draw_latents(candidate: Callable[..., Any]) -> None:
-    """The times asked for, x after each step, a case whose end is known, and a start midway."""
-    schedule = NoiseSchedule.cosine(60)
-    for prediction_type, timesteps in (("v_prediction", schedule.timesteps(6)), ("sample", torch.tensor([23, 11, 4]))):
-        x_T, denoiser = random_tensor(2, 4, 3, 3), _Recorder()
-        before = x_T.clone()
-        result = candidate(denoiser, schedule, x_T, timesteps, prediction_type)
-        if result is None:
-            raise Mistake("it gives nothing back: yield x after each step (or return a list of them)")
-        if isinstance(result, Tensor):
-            raise Mistake("it gives one tensor; yield x inside the loop, after each step, so that all can be seen")
-        steps, times = list(result), timesteps.tolist()
-        expect_untouched("x", [before], [x_T])
-        if denoiser.times == times[::-1]:
-            raise Mistake(f"the times rise in yours; drawing goes from the noisiest, {times[0]}, down to {times[-1]}")
-        if denoiser.times == times[:-1]:
-            raise Mistake(
-                f"the denoiser is never asked at the last time, {times[-1]}: there is one more step, from there to −1"
-            )
-        if denoiser.times != times:
-            raise Mistake(f"the denoiser should be asked once at each of {times}; yours asks at {denoiser.times}")
-        if len(steps) == len(times) + 1:
-            raise Mistake("the noise you start from is among the results; yield only what comes after a step")
-        if len(steps) != len(times):
-            raise Mistake(f"{len(times)} steps should give {len(times)} latents, got {len(steps)}")
-        for step in steps:
-            expect_shape(step, tuple(x_T.shape), "each x")
-        slips = {
-            "after t comes the next of the timesteps, not t − 1: you take a stride of one and skip the rest": "t-1",
-            "the last step goes to −1, where no noise is left; yours stops at 0": "floor 0",
-            "the denoiser is shown x_T at every step; show it the x of the step before": "shown",
-            "each step starts from x_T again: the result of a step is where the next one starts": "stays",
-            "prediction_type does not reach ddim_step (its default is 'epsilon')": "epsilon",
-            "prediction_type does not reach ddim_step: it is 'v_prediction' whatever is asked for": "v_prediction",
-        }
-        right = list(_draw_latents(_Recorder(), schedule, x_T, timesteps, prediction_type))
-        if not close(steps[-1], right[-1]):
-            *_, again = candidate(_Recorder(), schedule, x_T, timesteps, prediction_type)
-            if not close(steps[-1], again):
-                raise Mistake("two walks from the same x differ: DDIM (eta = 0) draws nothing on its way")
-            wrong = {m: _wrong_walk(k, schedule, x_T, times, prediction_type) for m, k in slips.items()}
-            raise name_it(steps[-1], wrong, "the last x is not what DDIM gives; compare your loop with the formula")
-        if not all(close(a, b) for a, b in zip(steps, right, strict=True)):
-            raise Mistake("only the last x is right: an x that was yielded is changed later; write x = …, not x[…] = …")
-    far = torch.zeros(2, 4, 3, 3, device="meta")  # stands for a GPU
-    with suppress(RuntimeError, TypeError, ValueError):  # what has to read numbers stops there, which is no mistake
-        list(candidate(_Recorder(), schedule, far, torch.tensor([30, 10]), "sample"))
-    *_, one = candidate(_Recorder(), schedule, x_T, torch.tensor([59]), "sample")
-    if not close(one, list(_draw_latents(_Recorder(), schedule, x_T, torch.tensor([59]), "sample"))[-1]):
-        raise Mistake("with a single timestep it must go from there to −1 at once")
-    # A denoiser that knows the one picture there is must lead to it, wherever the walk begins.
-    x_0 = random_tensor(1, 4, 2, 2)
-    *_, last = candidate(
-        lambda x, t: x_0.expand_as(x), schedule, random_tensor(3, 4, 2, 2), schedule.timesteps(5), "sample"
-    )
-    if not close(last, x_0.expand(3, -1, -1, -1)):
-        raise Mistake("a denoiser that always answers with the same x_0 must end in that x_0, and yours does not")
-
+__all__ = ["dpmpp_2m_step", "draw_latents", "first_guess", "inpaint", "slerp", "strength_timesteps"]
 
 # --- first_guess --------------------------------------------------------------------------------------------
 
@@ -160,80 +45,6 @@ def first_guess(candidate: Callable[[], Any]) -> None:
         "d": "it does know something: the sentence. What would you answer if you saw nothing but the caption?",
     }
     choice(candidate(), "c", replies)
-
-
-# --- doubled_steps ------------------------------------------------------------------------------------------
-
-
-def _doubled_steps() -> tuple[float, float]:
-    """Reference: the errors of methods of order 1 and 2 go with the step and with its square."""
-    return 1 / 2, 1 / 4
-
-
-_doubled_steps.__name__ = "doubled_steps"
-
-
-@check_for(_doubled_steps)
-def doubled_steps(candidate: Callable[[], Any]) -> None:
-    """What is left of the error with twice the steps: DDIM's, and that of a method that gets the slope right."""
-    answer = candidate()
-    try:
-        first, second = (float(x) for x in answer)
-    except (TypeError, ValueError):
-        raise Mistake(
-            f"return two numbers, (share left of DDIM's error, share left of the other's), got {answer!r}"
-        ) from None
-    slips = {
-        "those are the factors by which the errors shrink; the shares that are left are their inverses": (2.0, 4.0),
-        "the two are swapped: the method that gets the slope right gains more": (1 / 4, 1 / 2),
-        "those are errors of single steps, as h² and h³; with twice the steps there are twice as many of them": (
-            1 / 4,
-            1 / 8,
-        ),
-        "the one that gets the slope right must gain more: its step errs as h³, DDIM's as h²": (1 / 2, 1 / 2),
-        "both shrink: a step half as long errs less than half as much, even if there are twice as many": (1.0, 1 / 2),
-    }
-    for message, wrong in slips.items():
-        if abs(first - wrong[0]) < 0.02 and abs(second - wrong[1]) < 0.02:
-            raise Mistake(message)
-    if abs(first - 1 / 2) > 0.02 or abs(second - 1 / 4) > 0.02:
-        raise Mistake("DDIM's step errs as h², the other's as h³; halve h, and count how many steps there are then")
-
-
-# --- mix_std ------------------------------------------------------------------------------------------------
-
-
-def _mix_std(weight: float) -> float:
-    return math.sqrt((1 - weight) ** 2 + weight**2)
-
-
-_mix_std.__name__ = "mix_std"
-
-
-@check_for(_mix_std)
-def mix_std(candidate: Callable[[float], Any]) -> None:
-    """Against the closed form and against a Monte-Carlo estimate."""
-    for weight in (0.25, 0.9, 0.5, 0.0, 1.0):
-        result = one_number(candidate(weight), "mix_std(weight)")
-        if abs(result - _mix_std(weight)) < 1e-4:
-            continue
-        a, b = random_tensor(2, 40000)
-        measured = ((1 - weight) * a + weight * b).std().item()
-        slips = {
-            "that is the variance; its square root is wanted": (1 - weight) ** 2 + weight**2,
-            "standard deviations do not add; variances of independent numbers do": 1.0,
-            "the weights are squared in the variance, and the root is that of the sum, not of each part": math.sqrt(
-                1 - weight
-            )
-            + math.sqrt(weight),
-            "nothing is subtracted: variances of independent numbers add": abs(1 - 2 * weight),
-            "that holds for halfway only": math.sqrt(0.5),
-            "the smaller part counts, too: the variances add": max(weight, 1 - weight),
-        }
-        for message, wrong in slips.items():
-            if abs(result - wrong) < 1e-4:
-                raise Mistake(message)
-        raise Mistake(f"at weight {weight} it gives {result:.3f}; 40,000 draws have a spread of {measured:.3f}")
 
 
 # --- slerp --------------------------------------------------------------------------------------------------
@@ -357,40 +168,3 @@ def strength_timesteps(candidate: Callable[..., Any]) -> None:
         except Exception as error:
             raise Mistake(f"strength {strength} should raise a ValueError, not an {type(error).__name__}") from None
         raise Mistake(f"strength {strength} should raise a ValueError: it has to lie in [0, 1]")
-
-
-# --- inpaint_blend ------------------------------------------------------------------------------------------
-
-
-@check_for(package.inpaint_blend)
-def inpaint_blend(candidate: Callable[..., Any]) -> None:
-    """Where the mask is 1 the sampler's value, where it is 0 the known one; one mask may serve for all."""
-    for mask_shape in ((3, 1, 8, 8), (1, 1, 8, 8), (3, 4, 8, 8), (8, 8)):
-        x_t, known_t = random_tensor(3, 4, 8, 8), random_tensor(3, 4, 8, 8)
-        mask = (random_tensor(*mask_shape) > 0).float()
-        before = [x_t.clone(), known_t.clone(), mask.clone()]
-        result = candidate(x_t, known_t, mask)
-        expect_shape(result, (3, 4, 8, 8))
-        expect_untouched("x_t, known_t, mask", before, [x_t, known_t, mask])
-        right = torch.where(mask.bool(), x_t, known_t)
-        slips = {
-            "the two are swapped: mask is 1 where something new is wanted": torch.where(mask.bool(), known_t, x_t),
-            "the known part is not masked: it needs the factor 1 − mask": mask * x_t + known_t,
-            "the new part is not masked: it needs the factor mask": x_t + (1 - mask) * known_t,
-            "where the mask is 0 yours is 0: add the known part there": mask * x_t,
-            "where the mask is 1 yours is 0: add the new part there": (1 - mask) * known_t,
-            "both parts have the factor mask; the known one needs 1 − mask": mask * (x_t + known_t),
-            "the mask is not used: that is the mean of the two": (x_t + known_t) / 2,
-            "the mask is not used: that is x_t": x_t,
-            "a minus between the two parts: add them": mask * x_t - (1 - mask) * known_t,
-            "the first sample's mask is used for all": torch.where(mask[:1].bool(), x_t, known_t),
-        }
-        if mask.ndim == 4:
-            slips["a mask may differ from channel to channel: the first channel's is used for all"] = torch.where(
-                mask[:, :1].bool(), x_t, known_t
-            )
-        if not close(result, right):
-            raise name_it(result, slips, "it must be x_t where the mask is 1 and known_t where it is 0")
-    expect_dtype(candidate(x_t.double(), known_t.double(), mask.double()), torch.float64, "x_t")
-    leaves = {"x_t": x_t.requires_grad_(), "known_t": known_t.requires_grad_()}
-    gradients_of(candidate(x_t, known_t, mask).sum(), leaves)

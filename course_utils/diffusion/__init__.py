@@ -3,7 +3,7 @@
 from course_utils.diffusion.dpm_solver import dpmpp_2m_step, half_log_snr, log_snr_timesteps
 from course_utils.diffusion.exact import gaussian_mixture_denoiser, gaussian_mixture_sample
 from course_utils.diffusion.forward import add_noise, forward_step
-from course_utils.diffusion.guidance import conditional_loss, drop_condition, guided
+from course_utils.diffusion.guidance import conditional_loss, drop_condition, guided, in_interval
 from course_utils.diffusion.reverse import (
     PREDICTION_TYPES,
     Denoiser,
@@ -57,6 +57,7 @@ __all__ = [
     "gaussian_mixture_sample",
     "guided",
     "half_log_snr",
+    "in_interval",
     "linear_betas",
     "log_snr_timesteps",
     "logit_normal_timesteps",

@@ -1,15 +1,18 @@
-"""Notebook 06: the sampling loop, what its first step knows, mixing noises, strength, blending in."""
+"""Notebook 06: the sampling loop, what its first step knows, between noises, strength, inpainting, the solver."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from course_utils.checks import pipeline as checks
+from course_utils.checks.walking import _draw_latents, _inpaint
+from course_utils.diffusion.dpm_solver import dpmpp_2m_step, half_log_snr
 from course_utils.diffusion.editing import inpaint_blend, slerp, strength_timesteps
+from course_utils.diffusion.forward import add_noise
+from course_utils.diffusion.reverse import predict_x0
 from course_utils.diffusion.samplers import ddim_step, sample
 
 __all__ = ["RIGHT", "WRONG", "checks"]
@@ -191,49 +194,124 @@ def asserts(timesteps, strength):
     return strength_timesteps(timesteps, strength)
 
 
-# --- blending
+# --- painting into a hole
 
 
-def blend_in_a_loop(x_t, known_t, mask):
-    rows = [
-        [m * a + (1 - m) * b for a, b, m in zip(*channels, strict=True)]
-        for channels in zip(x_t, known_t, mask.expand_as(x_t), strict=True)
-    ]
-    return torch.stack([torch.stack(row) for row in rows])
+def inpaint_as_a_list(denoiser, schedule, x, timesteps, known, mask, noise, prediction_type="v_prediction"):
+    found = []
+    for i, t in enumerate(timesteps.tolist()):
+        last = i + 1 == len(timesteps)
+        t_prev = -1 if last else int(timesteps[i + 1])
+        x = ddim_step(schedule, denoiser(x, torch.tensor([t] * len(x))), x, t, t_prev, prediction_type=prediction_type)
+        x = torch.where(mask > 0.5, x, known if last else add_noise(schedule, known, t_prev, noise))
+        found.append(x)
+    return found
+
+
+def inpaint_by_single_walks(denoiser, schedule, x, timesteps, known, mask, noise, prediction_type="v_prediction"):
+    """Each step is the first of a walk of two."""
+    for i in range(len(timesteps)):
+        x = next(iter(walk(denoiser, schedule, x, timesteps[i : i + 2], prediction_type)))
+        back = add_noise(schedule, known, int(timesteps[i + 1]), noise) if i + 1 < len(timesteps) else known
+        x = inpaint_blend(x, back, mask)
+        yield x
+
+
+def painted(level=None, blend=None, known_type=None, start=None, ends=-1):
+    """The loop with one thing wrong; blend is (x, known_t, mask, whether it is the last step) -> x."""
+
+    def candidate(denoiser, schedule, x, timesteps, known, mask, noise, prediction_type="v_prediction"):
+        for t, after in right_pairs(timesteps.tolist()):
+            t_prev = max(after, ends)
+            x = start(schedule, x, known, mask, noise, t) if start else x
+            prediction = denoiser(x, torch.full((len(x),), t))
+            x = ddim_step(schedule, prediction, x, t, t_prev, prediction_type=known_type or prediction_type)
+            at = level(t, t_prev) if level else t_prev
+            known_t = known if at < 0 else add_noise(schedule, known, at, noise)
+            x = (blend or (lambda x, k, m, last: inpaint_blend(x, k, m)))(x, known_t, mask, after < 0)
+            yield x
+
+    return candidate
+
+
+def put_back_before(schedule, x, known, mask, noise, t):
+    return inpaint_blend(x, add_noise(schedule, known, t, noise), mask)
+
+
+def fresh_each_time(denoiser, schedule, x, timesteps, known, mask, noise, prediction_type="v_prediction"):
+    yield from painted(blend=lambda x, k, m, last: inpaint_blend(x, k + (0 if last else 0.1) * torch.randn_like(k), m))(
+        denoiser, schedule, x, timesteps, known, mask, noise, prediction_type
+    )
+
+
+def shown_but_not_kept(denoiser, schedule, x, timesteps, known, mask, noise, prediction_type="v_prediction"):
+    for t, t_prev in right_pairs(timesteps.tolist()):
+        x = ddim_step(schedule, denoiser(x, torch.full((len(x),), t)), x, t, t_prev, prediction_type=prediction_type)
+        yield inpaint_blend(x, known if t_prev < 0 else add_noise(schedule, known, t_prev, noise), mask)
+
+
+def known_in_place(denoiser, schedule, x, timesteps, known, mask, noise, prediction_type="v_prediction"):
+    yield from _inpaint(denoiser, schedule, x, timesteps, known, mask, noise, prediction_type)
+    known.mul_(1 - mask)
+
+
+# --- the step of second order
+
+
+def step_with_a_scaled_guess(schedule, prediction, x_t, t, t_prev, last=None, prediction_type="epsilon"):
+    """By x / σ, as the notebook derives it."""
+    x_0 = predict_x0(schedule, x_t, t, prediction, prediction_type)
+    if t_prev < 0:
+        return x_0
+    here, there = half_log_snr(schedule, t, x_t), half_log_snr(schedule, t_prev, x_t)
+    if last is not None:
+        x_0 = x_0 + (there - here) / (2 * (here - half_log_snr(schedule, last[1], x_t))) * (x_0 - last[0])
+    sigma, sigma_prev = ((1 - schedule.alpha_bar(time, like=x_t)).sqrt() for time in (t, t_prev))
+    return sigma_prev * (x_t / sigma + (there.exp() - here.exp()) * x_0)
+
+
+def step_through_ddim(schedule, prediction, x_t, t, t_prev, last=None, prediction_type="epsilon"):
+    """DDIM's step, with another guess in the guess's place."""
+    x_0 = predict_x0(schedule, x_t, t, prediction, prediction_type)
+    if last is not None and t_prev >= 0:
+        now, then, before = (half_log_snr(schedule, time, x_t) for time in (t, t_prev, last[1]))
+        x_0 = torch.lerp(last[0], x_0, (1 + (then - now) / (2 * (now - before))).expand_as(x_0))
+    return ddim_step(schedule, x_0, x_t, t, t_prev, prediction_type="sample")
+
+
+def second_order(
+    factor=lambda h, h_last: h / (2 * h_last), lam=half_log_snr, on=lambda x_0, last: x_0, exponent=-1,
+    at=lambda t, t_prev: t_prev, shrink=lambda s, s_prev: s_prev / s, x0=predict_x0, given=None, guard=True,
+):  # fmt: skip
+    """The step with one thing wrong."""
+
+    def candidate(schedule, prediction, x_t, t, t_prev, last=None, prediction_type="epsilon"):
+        x_0 = x0(schedule, x_t, t, prediction, given or prediction_type)
+        h = lam(schedule, t_prev, x_t) - lam(schedule, t, x_t)
+        if last is not None and (t_prev >= 0 or not guard):
+            h_last = lam(schedule, t, x_t) - lam(schedule, last[1], x_t)
+            x_0 = on(x_0, last[0]) + factor(h, h_last) * (x_0 - last[0])
+        sigma, sigma_prev = ((1 - schedule.alpha_bar(time, like=x_t)).sqrt() for time in (t, t_prev))
+        alpha = schedule.alpha_bar(at(t, t_prev), like=x_t).sqrt()
+        return shrink(sigma, sigma_prev) * x_t - alpha * torch.expm1(exponent * h) * x_0
+
+    return candidate
+
+
+def whole_log_snr(schedule, t, like=None):
+    return 2 * half_log_snr(schedule, t, like)
 
 
 RIGHT = {
-    "doubled_steps": [lambda: (1 / 2, 1 / 4), lambda: [0.5, 0.25], lambda: torch.tensor([2.0, 4.0]) ** -1],
-    "draw_latents": [checks._draw_latents, by_the_package, as_a_list, recursively, walk],
+    "draw_latents": [_draw_latents, by_the_package, as_a_list, recursively, walk],
     "first_guess": [lambda: "C", lambda: "c ", lambda: "c"],
-    "mix_std": [
-        checks._mix_std,
-        lambda w: torch.tensor([1 - w, w]).norm(),
-        lambda w: np.sqrt(1 - 2 * w * (1 - w)),
-        lambda w: abs(complex(1 - w, w)),
-    ],
     "slerp": [slerp, slerp_in_float64, slerp_by_turning],
     "strength_timesteps": [strength_timesteps, strength_in_a_loop, strength_by_flip],
-    "inpaint_blend": [
-        inpaint_blend,
-        lambda x, k, m: torch.where(m > 0.5, x, k),
-        lambda x, k, m: torch.lerp(k, x, m.expand_as(x)),
-        lambda x, k, m: (k.double() + m * (x.double() - k.double())).to(x.dtype),
-        blend_in_a_loop,
-    ],
+    "inpaint": [_inpaint, inpaint_as_a_list, inpaint_by_single_walks, painted()],
+    "dpmpp_2m_step": [dpmpp_2m_step, step_with_a_scaled_guess, step_through_ddim, second_order()],
 }
 
 WRONG = {
-    "doubled_steps": [
-        (lambda: (2, 4), "inverses"),
-        (lambda: (0.25, 0.5), "swapped"),
-        (lambda: (0.25, 0.125), "errors of single steps"),
-        (lambda: (0.5, 0.5), "must gain more"),
-        (lambda: (1, 0.5), "both shrink"),
-        (lambda: (0.5, 0.1), "halve h"),
-        (lambda: 0.5, "two numbers"),
-        (lambda: None, "two numbers"),
-    ],
     "draw_latents": [
         (time_on_the_cpu, "on a GPU"),
         (two_at_least, "single timestep"),
@@ -262,16 +340,6 @@ WRONG = {
         (lambda: 3, "return one of"),
         (lambda: "AC", "return one of"),
         (lambda: None, "return one of"),
-    ],
-    "mix_std": [
-        (lambda w: (1 - w) ** 2 + w**2, "that is the variance"),
-        (lambda w: 1.0, "standard deviations do not add"),
-        (lambda w: math.sqrt(1 - w + w), "standard deviations do not add"),
-        (lambda w: math.sqrt(1 - w) + math.sqrt(w), "weights are squared"),
-        (lambda w: abs(1 - 2 * w), "subtracted"),
-        (lambda w: math.sqrt(0.5), "holds for halfway only"),
-        (lambda w: max(w, 1 - w), "the smaller part counts, too"),
-        (lambda w: None, "is a return missing"),
     ],
     "slerp": [
         (slerp_turned_round, "neither end is turned round"),
@@ -316,20 +384,42 @@ WRONG = {
         (within(lambda ts, s: round(s * len(ts))), "tensor of timesteps"),
         (within(lambda ts, s: strength_timesteps(ts, s).flip(0)), "fall"),
     ],
-    "inpaint_blend": [
-        (lambda x, k, m: inpaint_blend(x, k, m[:, :1] if m.ndim == 4 else m), "channel"),
-        (lambda x, k, m: inpaint_blend(k, x, m), "swapped"),
-        (lambda x, k, m: m * x + k, "1 − mask"),
-        (lambda x, k, m: x + (1 - m) * k, "the factor mask"),
-        (lambda x, k, m: m * x, "add the known part"),
-        (lambda x, k, m: (1 - m) * k, "add the new part"),
-        (lambda x, k, m: m * x + m * k, "both parts have the factor mask"),
-        (lambda x, k, m: (x + k) / 2, "the mask is not used"),
-        (lambda x, k, m: m * x - (1 - m) * k, "minus"),
-        (lambda x, k, m: x.mul_(m).add_((1 - m) * k), "in place"),
-        (lambda x, k, m: torch.where(m[:1].bool(), x, k), "first sample's mask"),
-        (lambda x, k, m: torch.where(m.bool(), x, k).float(), "dtype"),
-        (lambda x, k, m: x[m.expand_as(x) > 0], "shape"),
-        (lambda x, k, m: m * x.detach() + (1 - m) * k, "reaches x_t"),
+    "inpaint": [
+        (painted(level=lambda t, t_prev: t if t_prev >= 0 else -1), "x is not right"),
+        (painted(level=lambda t, t_prev: t), "noised to t"),
+        (painted(level=lambda t, t_prev: -1), "clean all the way"),
+        (painted(blend=lambda x, k, m, last: inpaint_blend(k, x, m)), "swapped"),
+        (painted(blend=lambda x, k, m, last: x), "never put back"),
+        (painted(blend=lambda x, k, m, last: x if last else inpaint_blend(x, k, m)), "at the end"),
+        (painted(blend=lambda x, k, m, last: inpaint_blend(x, k, m) if last else x), "not only at the end"),
+        (painted(blend=lambda x, k, m, last: m * x + k), "x is not right"),
+        (painted(start=put_back_before, blend=lambda x, k, m, last: x), "not before it"),
+        (painted(known_type="epsilon"), "prediction_type does not reach"),
+        (painted(known_type="v_prediction"), "prediction_type does not reach"),
+        (painted(ends=0), "stops at 0"),
+        (shown_but_not_kept, "what the next step starts from"),
+        (fresh_each_time, "noise that is given"),
+        (known_in_place, "in place"),
+        (lambda d, s, x, ts, k, m, n, p="": list(_inpaint(d, s, x, ts, k, m, n, p))[-1], "after each step"),
+        (lambda d, s, x, ts, k, m, n, p="": list(_inpaint(d, s, x, ts, k, m, n, p))[-1:], "should give"),
+        (lambda d, s, x, ts, k, m, n, p="": list(_inpaint(d, s, x, ts[:-1], k, m, n, p)), "asked once at each"),
+        (lambda d, s, x, ts, k, m, n, p="": None, "after each step"),
+    ],
+    "dpmpp_2m_step": [
+        (lambda s, e, x, t, u, last=None, p="epsilon": dpmpp_2m_step(s, e, x, t, u, None, p), "is not used"),
+        (second_order(factor=lambda h, h_last: h / h_last), "half a step ahead"),
+        (second_order(factor=lambda h, h_last: h_last / (2 * h)), "upside down"),
+        (second_order(factor=lambda h, h_last: 0.5), "steps of one length"),
+        (second_order(factor=lambda h, h_last: -h / (2 * h_last)), "backwards"),
+        (second_order(on=lambda x_0, last: last), "not from the last one"),
+        (second_order(lam=whole_log_snr), "half the logarithm"),
+        (second_order(exponent=1), "wrong sign"),
+        (second_order(at=lambda t, t_prev: t), "where the step arrives"),
+        (second_order(shrink=lambda s, s_prev: s / s_prev), "below 1"),
+        (second_order(x0=lambda s, x, t, e, p: e), "taken for x_0"),
+        (second_order(given="epsilon"), "hand prediction_type on"),
+        (second_order(guard=False), "nan or infinity"),
+        (lambda s, e, x, t, u, last=None, p="epsilon": None, "is a return missing"),
+        (lambda s, e, x, t, u, last=None, p="epsilon": dpmpp_2m_step(s, e, x, t, max(u, 0), last, p), "must end in"),
     ],
 }

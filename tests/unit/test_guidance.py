@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_utils.diffusion import drop_condition, guided
+from course_utils.diffusion import drop_condition, guided, in_interval
 
 
 def generator(seed=0):
@@ -119,3 +119,30 @@ def test_guided_refuses_shapes():
         guided(Recorder(), CONTEXT[0], UNCOND, 2)
     with pytest.raises(ValueError, match="for 4 samples, but the batch has 2"):
         guided(Recorder(), CONTEXT, UNCOND, 2)(torch.ones(2, 5), torch.tensor([0, 1]))
+
+
+def test_an_interval_has_both_its_ends_and_nothing_else():
+    asked = []
+
+    def note(name):
+        return lambda x_t, t: asked.append((name, int(t[0]))) or x_t
+
+    denoiser = in_interval(note("inside"), note("outside"), 20, 40)
+    for t in (41, 40, 30, 20, 19):
+        denoiser(torch.ones(2, 5), torch.full((2,), t))
+    assert asked == [("outside", 41), ("inside", 40), ("inside", 30), ("inside", 20), ("outside", 19)]
+
+
+def test_an_interval_of_all_times_is_guidance_and_one_of_none_is_the_condition():
+    x_t, t = torch.randn(4, 5, generator=generator()), torch.full((4,), 7)
+    strong, plain = guided(Recorder(), CONTEXT, UNCOND, 3), guided(Recorder(), CONTEXT, UNCOND, 1)
+    assert torch.equal(in_interval(strong, plain, 0, 999)(x_t, t), strong(x_t, t))
+    assert torch.equal(in_interval(strong, plain, 8, 999)(x_t, t), plain(x_t, t))
+    assert not torch.equal(strong(x_t, t), plain(x_t, t))
+
+
+def test_an_interval_refuses_what_makes_no_sense():
+    with pytest.raises(ValueError, match="got 5 and 4"):
+        in_interval(Recorder(), Recorder(), 5, 4)
+    with pytest.raises(ValueError, match="one time for the whole batch"):
+        in_interval(Recorder(), Recorder(), 0, 9)(torch.ones(2, 5), torch.tensor([1, 2]))
