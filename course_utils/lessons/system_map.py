@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -72,7 +74,7 @@ def system_map(*lit: str) -> Figure:
     return figure
 
 
-_SAID = {"fontsize": 8.5, "color": LINE, "style": "italic", "va": "center"}
+_SAID: dict[str, Any] = {"fontsize": 8.5, "color": LINE, "style": "italic", "va": "center"}
 
 
 def _place(name: str) -> tuple[float, float, float]:
@@ -98,7 +100,14 @@ def _arrow(
     at: tuple[float, float] = (0.0, 0.0),
     side: str = "center",
 ) -> None:
-    style = {"arrowstyle": "-|>", "mutation_scale": 11, "color": LINE, "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
+    style: dict[str, Any] = {
+        "arrowstyle": "-|>",
+        "mutation_scale": 11,
+        "color": LINE,
+        "lw": 1.2,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
     axis.add_patch(FancyArrowPatch(start, end, **style))
     if text:
         axis.text(*at, text, ha=side, va="center", fontsize=8, color=PALE)
@@ -106,7 +115,7 @@ def _arrow(
 
 def _box(axis: Axes, text: str, middle: tuple[float, float], width: float, lit: bool) -> None:
     corner = (middle[0] - width / 2, middle[1] - HALF)
-    style = {"fc": LIT, "ec": INK, "lw": 1.6} if lit else {"fc": DIM, "ec": LINE, "lw": 0.8}
+    style: dict[str, Any] = {"fc": LIT, "ec": INK, "lw": 1.6} if lit else {"fc": DIM, "ec": LINE, "lw": 0.8}
     axis.add_patch(FancyBboxPatch(corner, width, 2 * HALF, boxstyle="round,pad=0,rounding_size=0.1", **style))
     axis.text(*middle, text, ha="center", va="center", fontsize=8, color=INK if lit else PALE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def draw_unet(config: UNetConfig, side: int = 8) -> Figure:
     return done(figure)
 
 
-_SMALL = {"ha": "center", "va": "bottom", "fontsize": 7}
+_SMALL: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 7}
 
 
 def _way_down(config: UNetConfig, side: int) -> list[tuple[str, str, bool, bool]]:
@@ -83,7 +84,12 @@ def _way_up(config: UNetConfig, side: int) -> list[tuple[str, str, bool, bool, b
 
 
 def _map(axis: Axes, x: float, y: float, text: str, timed: bool, words: bool, width: float = WIDE) -> None:
-    style = {"boxstyle": "round,pad=0,rounding_size=0.1", "fc": LIT if words else DIM, "ec": INK, "lw": 0.9}
+    style: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=0.1",
+        "fc": LIT if words else DIM,
+        "ec": INK,
+        "lw": 0.9,
+    }
     axis.add_patch(FancyBboxPatch((x - width / 2, y - HIGH / 2), width, HIGH, **style))
     axis.text(x, y, text, ha="center", va="center", fontsize=7.5, color=INK)
     for k, (on, letter, color) in enumerate(((timed, "t", ORANGE), (words, "w", RED))):
@@ -96,7 +102,14 @@ def _map(axis: Axes, x: float, y: float, text: str, timed: bool, words: bool, wi
 def _line(
     axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str = LINE, style: str = "-"
 ) -> None:
-    arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0, "lw": 1.1, "zorder": 1}
+    arrow: dict[str, Any] = {
+        "arrowstyle": "-|>",
+        "mutation_scale": 9,
+        "shrinkA": 0,
+        "shrinkB": 0,
+        "lw": 1.1,
+        "zorder": 1,
+    }
     axis.add_patch(FancyArrowPatch(start, end, color=color, ls=style, **arrow))
 
 
@@ -111,7 +124,14 @@ def show_guidance_arrows(
     furthest = uncond + max(scales) * (cond - uncond)
     for end, color in ((uncond, GRAY), (furthest, RED)):
         start = x_t if end is uncond else uncond
-        arrow = {"arrowstyle": "-|>", "mutation_scale": 13, "shrinkA": 0, "shrinkB": 0, "lw": 1.6, "color": color}
+        arrow: dict[str, Any] = {
+            "arrowstyle": "-|>",
+            "mutation_scale": 13,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "lw": 1.6,
+            "color": color,
+        }
         axis.add_patch(FancyArrowPatch(start.tolist(), end.tolist(), **arrow))
     axis.plot(*uncond.tolist(), "s", ms=8, color=GRAY, mec=INK, label="without the condition (w = 0)")
     for w in scales:
