@@ -74,7 +74,7 @@ def system_map(*lit: str) -> Figure:
     return figure
 
 
-_SAID = {"fontsize": 8.5, "color": LINE, "style": "italic", "va": "center"}
+_SAID: dict[str, Any] = {"fontsize": 8.5, "color": LINE, "style": "italic", "va": "center"}
 
 
 def _place(name: str) -> tuple[float, float, float]:

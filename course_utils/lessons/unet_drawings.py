@@ -58,7 +58,7 @@ def draw_unet(config: UNetConfig, side: int = 8) -> Figure:
     return done(figure)
 
 
-_SMALL = {"ha": "center", "va": "bottom", "fontsize": 7}
+_SMALL: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 7}
 
 
 def _way_down(config: UNetConfig, side: int) -> list[tuple[str, str, bool, bool]]:
