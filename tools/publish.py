@@ -1,6 +1,9 @@
 """Make a finished run the course's own: weights to checkpoints/, pictures to docs/, scores into the README.
 
-After `python tools/run_course.py --profile cpu --save`:  python tools/publish.py [--profile cpu]
+    python tools/publish.py           after `python tools/run_course.py --profile long`
+    python tools/publish.py --table   the README's table alone: the weights of checkpoints/, and beside them an hour's
+
+The hour's scores are those of `artifacts/cpu/`, which `python tools/run_course.py --profile cpu --save` leaves.
 """
 
 from __future__ import annotations
@@ -99,32 +102,39 @@ def draw_pages(source: Path, docs: Path) -> None:
     print(f"{docs.name}/: {', '.join(sorted(f.name for f in docs.glob('*.png')))}")
 
 
-def score_table(source: Path) -> str:
-    """The measures of notebook 06 as a Markdown table, with the wall time of each notebook under it."""
-    metrics: dict[str, float] = json.loads((source / "scores.json").read_text(encoding="utf-8"))["metrics"]
-    lines = ["| measure | reached |", "| --- | --- |"]
+def score_table(night: Path, hour: Path) -> str:
+    """The measures of notebook 06 as a Markdown table, an hour's beside a night's, and the hour's wall time a notebook.
+
+    Args:
+        night: the folder of the course's weights. hour: that of a run in the `cpu` profile. Both hold a scores.json.
+    """
+    both = [json.loads((folder / "scores.json").read_text(encoding="utf-8"))["metrics"] for folder in (hour, night)]
+    lines = ["| measure | an hour: `make course` | a night: `checkpoints/` |", "| --- | ---: | ---: |"]
     for key, text, unit in MEASURES:
-        if key not in metrics:
-            sys.exit(f"not published: scores.json lacks the measure {key!r}")
-        value = metrics[key]
-        shown = f"{100 * value:.1f} %" if unit == "%" else f"{value:.2f} {unit}".strip()
-        lines.append(f"| {text} | {shown} |")
-    times = source / "times.json"
+        for metrics in both:
+            if key not in metrics:
+                sys.exit(f"not published: scores.json lacks the measure {key!r}")
+        cells = [f"{100 * m[key]:.1f} %" if unit == "%" else f"{m[key]:.2f} {unit}".strip() for m in both]
+        lines.append(f"| {text} | {cells[0]} | {cells[1]} |")
+    times = hour / "times.json"
     if times.exists():
         minutes = {k: v / 60 for k, v in json.loads(times.read_text()).items()}
         each = ", ".join(f"{k.split('_')[0]}: {v:.1f}" for k, v in minutes.items())
-        lines += ["", f"Wall time on two CPU cores: {sum(minutes.values()):.0f} minutes ({each})."]
+        lines += ["", f"Wall time of the hour on two CPU cores: {sum(minutes.values()):.0f} minutes ({each})."]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--profile", default="cpu")
-    source = artifacts_folder(parser.parse_args().profile)
-    table = score_table(source)
-    copy_weights(source, ROOT / "checkpoints")
-    draw_pages(source, ROOT / "docs")
-    fill(ROOT / "README.md", "scores", table)
+    parser.add_argument("--profile", default="long")
+    parser.add_argument("--table", action="store_true", help="write the README's table and nothing else")
+    options = parser.parse_args()
+    checkpoints = ROOT / "checkpoints"
+    if not options.table:
+        source = artifacts_folder(options.profile)
+        copy_weights(source, checkpoints)
+        draw_pages(source, ROOT / "docs")
+    fill(ROOT / "README.md", "scores", score_table(checkpoints, artifacts_folder("cpu")))
     print("README.md: scores written")
 
 

@@ -179,12 +179,13 @@ def test_odd_cells_are_read(tmp_path: Path) -> None:
 
 def test_odd_marks_and_half_characters_do_no_harm(books: Books, tmp_path: Path) -> None:
     right = classroom.solve(books[0][TWO], books[1][TWO])
+    text = [index for index, cell in enumerate(right["cells"]) if cell["cell_type"] == "markdown"]
     for index, mark in enumerate(
         [{"grade_id": ["a"]}, {"grade_id": None}, [], "x", {"grade_id": f"{THREE}-posterior"}]
     ):
         own = {"cell_type": "code", "metadata": {"nbgrader": mark}, "source": "x = '\ud800'", "id": {"a": 1}}
         own["metadata"]["\ud800"] = ["\udfff"]
-        right["cells"].insert(5 * index, own)
+        right["cells"].insert(text[5 * index] + index, own)  # before a text, so never between a task and its test
     notebook, report = mended(right, books[0][TWO], tmp_path)
     json.dumps(notebook, ensure_ascii=False).encode()
     assert "carries a mark that is not of this assignment" in "".join(report.notes)

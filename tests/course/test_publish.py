@@ -56,3 +56,19 @@ def test_an_unfinished_run_replaces_nothing(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="judge.json missing"):
         publish.copy_weights(run, tmp_path / "checkpoints")
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_the_table_sets_an_hour_beside_a_night(run: Path, tmp_path: Path) -> None:
+    hour = tmp_path / "hour"
+    hour.mkdir()
+    scores = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    scores["metrics"]["nearest_true_scene"] = 12.25
+    (hour / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    (hour / "times.json").write_text('{"01_vae": 60, "02_forward_process": 30}')
+    table = publish.score_table(run, hour)
+    night = json.loads((run / "scores.json").read_text(encoding="utf-8"))["metrics"]["nearest_true_scene"]
+    assert f"| 12.25 dB | {night:.2f} dB |" in table and "2 minutes (01: 1.0, 02: 0.5)" in table
+    del scores["metrics"]["frechet"]
+    (hour / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    with pytest.raises(SystemExit, match="frechet"):
+        publish.score_table(run, hour)
