@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from course_utils.training.loop import lacks_bf16
+from course_utils.training.loop import best_precision
 from course_utils.training.profiles import Profile, get_profile
 
 WITHOUT_BF16 = 2.6  # times as long without instructions for bfloat16, at most (2.1 to 2.6); docs/performance.md
@@ -54,7 +54,7 @@ def expected_time(profile: Profile, notebook: str, device: torch.device) -> str:
         return ""
     if minutes < 1:
         return f" · this notebook takes about {minutes * 60:.0f} seconds"
-    if device.type == "cpu" and lacks_bf16():
+    if device.type == "cpu" and best_precision("cpu") == "float32":
         minutes, slower = WITHOUT_BF16 * minutes, " (a processor without bfloat16)"
     return f" · this notebook takes about {minutes:.0f} minute{'s' if round(minutes) != 1 else ''}{slower}"
 

@@ -83,7 +83,7 @@ class Profile:
         )
 
 
-_CPU = Profile(name="cpu", minutes={"01": 13, "02": 2, "03": 3, "04": 3, "05": 12, "06": 4})
+_CPU = Profile(name="cpu", minutes={"01": 9, "02": 2, "03": 4, "04": 5, "05": 12, "06": 4})
 
 _SMOKE = replace(
     _CPU,

@@ -24,7 +24,7 @@ def test_a_picture_has_an_edge_and_an_empty_place_has_none():
 
 @pytest.mark.parametrize("lacks", [False, True])
 def test_a_notebook_says_how_long_it_takes_on_this_processor(lacks, monkeypatch):
-    monkeypatch.setattr(setup, "lacks_bf16", lambda: lacks)
+    monkeypatch.setattr(setup, "best_precision", lambda device: "float32" if lacks else "bf16")
     minutes = PROFILES["cpu"].minutes["05"] * (setup.WITHOUT_BF16 if lacks else 1)
     said = setup.expected_time(PROFILES["cpu"], "05_unet_cfg", torch.device("cpu"))
     assert f"about {minutes:.0f} minutes" in said and ("without bfloat16" in said) == lacks
