@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.files import check_room, only_run
+from course_utils.training.compiling import compiled
 from course_utils.training.interrupt import held_interrupts
 from course_utils.training.muon import make_optimizers
 from course_utils.training.processes import (
@@ -132,6 +133,7 @@ def train(
     restart: bool = False,
     keep_state: bool = False,
     accelerator: Accelerator | None = None,
+    with_compiler: bool = False,
 ) -> History:
     """Train `model` in place; at the end it holds the averaged weights (with `ema=None`, the last ones).
 
@@ -154,6 +156,7 @@ def train(
             to delete when that is safe. By default the run deletes it.
         accelerator: for several processes that make this call together, with a `Recipe` as the loss. Only the main
             one prints, previews and saves; a state saved by any number of processes is continued by any other.
+        with_compiler: run the network's parts through `torch.compile`, for long runs on a GPU.
 
     Raises:
         TrainingDiverged: the loss is not a finite number; what was saved before stays. On a GPU losses are read every
@@ -219,7 +222,8 @@ def train(
     begun, saved = time.perf_counter() - history.seconds, time.perf_counter()
     done, step = start, start - 1
     with (
-        only_main_prints(accelerator), lock, held_interrupts() as interrupted, progress_bar(name, start, steps) as bar
+        only_main_prints(accelerator), lock, compiled(model, with_compiler), held_interrupts() as interrupted,
+        progress_bar(name, start, steps) as bar,
     ):  # fmt: skip
         try:
             for step in range(start, steps):

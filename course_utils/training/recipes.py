@@ -259,7 +259,7 @@ def encode_latents(vae: VAE, data: CaptionedImages, precision: str = "auto") -> 
     """The scaled mean latents of all pictures, float32 [N, C, h, w] on the VAE's device, as notebook 05 makes them."""
     device = device_of(vae)
     with autocast(device.type, precision):
-        parts = [vae.to_latents(data.batch(part)[0].to(device)).float() for part in torch.arange(len(data)).split(256)]
+        parts = [vae.to_latents(to_float(part.to(device))).float() for part in data.images.split(256)]
     return torch.cat(parts)
 
 
