@@ -5,8 +5,8 @@ then it computes. Here they are two functions, `draw` and `loss`, because severa
 draw the same numbers and compute on different parts of them. Called one after the other they are the notebook's
 closure again: same weights at the start, same numbers in the same order, same curve.
 
-Pictures, latents and captions lie on the device, and batches are chosen there. The numbers are drawn on the processor, so
-that they are the same everywhere, and sent after it without waiting.
+Pictures, latents and captions lie on the device, and batches are chosen there. The numbers are drawn on the processor,
+so that they are the same everywhere, and sent after it without waiting.
 """
 
 from __future__ import annotations

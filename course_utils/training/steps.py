@@ -61,6 +61,14 @@ class LossReader:
             self.history.losses.append(value)
 
 
+def step_unless(overflow: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Step the optimisers where `overflow`, a scalar on their device, is false; it is looked at there."""
+    for optimizer in optimizers:
+        optimizer.grad_scale, optimizer.found_inf = None, overflow.float()  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+
+
 def step_optimizers(
     optimizers: Sequence[torch.optim.Optimizer],
     scaler: torch.amp.GradScaler,
@@ -76,11 +84,7 @@ def step_optimizers(
         scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
     if scaler.is_enabled() and norm.is_cuda:
-        overflow = (~norm.isfinite()).float()
-        for optimizer in optimizers:
-            optimizer.grad_scale, optimizer.found_inf = None, overflow  # type: ignore[attr-defined]
-            optimizer.step()
-            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+        step_unless(~norm.isfinite(), optimizers)
     elif not scaler.is_enabled() or norm.isfinite():
         for optimizer in optimizers:
             scaler.step(optimizer)

@@ -82,9 +82,8 @@ def unpack(home: Path, folder: Path) -> list[str]:
     names = [name for name in NAMES if f"{name}.safetensors" in files]
     fingerprints: dict[str, str] = {}
     for name in names:
-        state = {
-            k: v.float() if v.dtype == torch.float16 else v for k, v in load_bytes(files[f"{name}.safetensors"]).items()
-        }
+        stored = load_bytes(files[f"{name}.safetensors"])
+        state = {k: v.float() if v.dtype == torch.float16 else v for k, v in stored.items()}
         path = folder / f"{name}.safetensors"
         card = json.loads(files[f"{name}.json"])
         write_safely(path, state, {"class": card["class"]})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,10 +85,10 @@ def trial(
     for name in NAMES:
         train = partial(train_part, name, profile, data, test, report, clock, work, device, reserve=reserve, seed=seed)
         report.section(f"training {name}", train)
-        report.section(f"packed {name}", lambda: {"bytes": [path.stat().st_size for path in pack(work, home)]})
+        report.section(f"packed up to {name}", lambda: {"bytes": [path.stat().st_size for path in pack(work, home)]})
     report.section("pictures", lambda: pictures(load_parts(work, device), home, size, seed, device))
     report.section("scores", lambda: scores(load_parts(work, device), size, seed, profile.evaluation_pictures))
-    report.section("end", lambda: {"seconds_left": clock.left(), "budgets": asdict(profile)["vae_budget"]})
+    report.section("end", lambda: {"seconds_left": round(clock.left(), 1)})
     return report
 
 
@@ -100,7 +99,7 @@ def drawer(parts: Parts, size: int) -> Callable[[list[str], torch.Generator], to
 
 
 def pictures(parts: Parts, home: Path, size: int, seed: int, device: torch.device) -> dict[str, Any]:
-    """Two sheets, the first draw of each object over the nearest true scene, and true scenes through the VAE and back."""
+    """Two sheets: the first draw of each object over the nearest true scene; true scenes through the VAE and back."""
     prompts = prompts_for_each_object(1, torch.Generator().manual_seed(seed + 11))
     drawn = draw_for_prompts(drawer(parts, size), prompts, torch.Generator().manual_seed(seed + 12))
     true = draw_scenes(nearest_scenes(drawn, prompts), size)
@@ -114,7 +113,7 @@ def pictures(parts: Parts, home: Path, size: int, seed: int, device: torch.devic
 
 
 def scores(parts: Parts, size: int, seed: int, most: int) -> dict[str, Any]:
-    """Nearest true scene of some pictures of every object, with standard errors; the VAE's own, which is the ceiling."""
+    """Nearest true scene of pictures of every object, with standard errors; the VAE's own distance is the ceiling."""
     times = max(1, min(4, most // len(OBJECTS)))
     prompts = prompts_for_each_object(times, torch.Generator().manual_seed(seed + 21))
     drawn = draw_for_prompts(drawer(parts, size), prompts, torch.Generator().manual_seed(seed + 22))

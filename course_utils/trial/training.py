@@ -1,4 +1,4 @@
-"""The largest recipe of a profile that fits the time: steps from measured step times, trained one part after another."""
+"""The largest recipe of a profile that fits the time: steps from measured step times, one part after another."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import torch
 from course_utils.data.batches import CaptionedImages
 from course_utils.evaluation.metrics import retrieval_accuracy
 from course_utils.evaluation.reconstruction import reconstruction_psnr
+from course_utils.training.loop import TrainingDiverged, best_precision
 from course_utils.training.parts import NAMES, Parts, train_parts
 from course_utils.training.profiles import Profile
 from course_utils.trial.report import Clock, Report
 
 SHARES = {"vae": 0.45, "clip": 0.08, "unet": 0.47}  # of the time that is left for training
 MARGIN = 0.95  # of that share is planned: encoding and saving take time, too
+GUESS = 0.05  # seconds a step, where nothing could be measured
 
 
 def best_way(times: Mapping[str, Mapping[str, Any]], precision: str, start_seconds: float) -> tuple[bool, float]:
@@ -25,12 +27,13 @@ def best_way(times: Mapping[str, Mapping[str, Any]], precision: str, start_secon
 
     The compiler has been started once for the measurement and its results are kept, so half of that is counted again.
     """
-    course, compiled = times[f"course {precision}"], times.get(f"course compiled {precision}", {})
-    plain = course["ms"] / 1000
-    if "ms" not in compiled:
+    compiled, start = times.get(f"course compiled {precision}", {}), times.get(f"compiled {precision}", {})
+    ways = (times.get(f"course {precision}", {}), times.get(f"plain {precision}", {}), times.get("plain float32", {}))
+    plain = next((way["ms"] / 1000 for way in ways if "ms" in way), GUESS)
+    if "ms" not in compiled or "first_s" not in start:
         return False, plain
-    each, start = compiled["ms"] / 1000, times[f"compiled {precision}"].get("first_s", start_seconds) / 2
-    better = max(0.0, start_seconds - start) / each > start_seconds / plain
+    each = compiled["ms"] / 1000
+    better = max(0.0, start_seconds - start["first_s"] / 2) / each > start_seconds / plain
     return (True, each) if better else (False, plain)
 
 
@@ -56,10 +59,10 @@ def train_part(
 ) -> dict[str, Any]:
     """Plan and train one part. Its plan is kept in the report, so that the same call goes on where it was stopped."""
     plan = report.sections.setdefault("plan", {})
-    precision = report.sections["machine"]["precision"]
+    precision = best_precision(device.type)
     if name not in plan:
         seconds = max(1.0, clock.left() - reserve)
-        times = report.sections[f"times {name}"]
+        times = report.sections.get(f"times {name}", {})
         with_compiler, each = best_way(times, precision, seconds * SHARES[name])
         steps = steps_that_fit(name, seconds, each)
         plan[name] = {"steps": steps, "with_compiler": with_compiler, "expected_ms": round(1000 * each, 3)}
@@ -67,18 +70,28 @@ def train_part(
     steps, with_compiler = plan[name]["steps"], plan[name]["with_compiler"]
     budget = replace(getattr(profile, f"{name}_budget"), steps=steps)
     report.say(f"{name}: {steps:,} steps are planned, {clock.left():.0f} s are left")
-    parts = train_parts(
-        replace(profile, **{f"{name}_budget": budget}),  # type: ignore[arg-type]
-        data,
-        seed=seed,
-        folder=folder,
-        which=(name,),
-        device=device,
-        precision=precision,
-        with_compiler=with_compiler,
-        measure=lambda part, parts: measured(part, parts, test),
-        report=report.say,
-    )
+
+    def train(with_compiler: bool) -> Parts:
+        return train_parts(
+            replace(profile, **{f"{name}_budget": budget}),  # type: ignore[arg-type]
+            data,
+            seed=seed,
+            folder=folder,
+            which=(name,),
+            device=device,
+            precision=precision,
+            with_compiler=with_compiler,
+            measure=lambda part, parts: measured(part, parts, test),
+            report=report.say,
+        )
+
+    try:
+        parts = train(with_compiler)
+    except Exception as error:
+        if not with_compiler or isinstance(error, TrainingDiverged):
+            raise
+        plan[name] |= {"with_compiler": False, "compiler_failed": f"{type(error).__name__}: {error}"[:2000]}
+        parts = train(False)  # goes on from the last state that was saved
     losses = parts.losses.get(name, [])
     return {
         "steps": steps,
