@@ -125,9 +125,12 @@ def course_step(recipe: Recipe, precision: str, steps: int) -> dict[str, Any]:
         calls += 1
         return recipe(generator)
 
-    budget, rates = recipe.budget, {"lr": recipe.budget.lr, "muon_lr": recipe.budget.muon_lr}
+    budget = recipe.budget
     with peak_memory(device) as memory, redirect_stdout(io.StringIO()):
-        history = train(recipe.network, loss, steps=steps, name=recipe.name, precision=precision, **rates)
+        history = train(
+            recipe.network, loss, steps=steps, lr=budget.lr, muon_lr=budget.muon_lr, name=recipe.name,
+            precision=precision,
+        )  # fmt: skip
     timed = steps - 1 - counted.stop
     each = (marks[1] - marks[0]) / timed if timed > 0 else history.seconds / steps
     return {
@@ -148,7 +151,8 @@ def tried(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def step_times(recipe: Recipe, seconds: float, with_compiler: bool) -> dict[str, Any]:
     """Times of a training step by way of taking it, such as "plain bf16"; the network is afterwards what it was."""
     network, device = recipe.network, next(recipe.network.parameters()).device
-    best, found, weights = best_precision(device.type), {}, copy.deepcopy(recipe.network.state_dict())
+    best, weights = best_precision(device.type), copy.deepcopy(recipe.network.state_dict())
+    found: dict[str, Any] = {}
 
     def plain(precision: str) -> dict[str, Any]:
         return time_steps(plain_step(recipe, precision), device, seconds)

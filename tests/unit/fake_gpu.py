@@ -19,6 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from course_utils.diffusion.schedule import NoiseSchedule
+from course_utils.training import recipes
+
 ATEN = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 
@@ -55,6 +58,11 @@ class FakeGPU(TorchDispatchMode):
             if not args[0].is_cuda:
                 raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
             self.wait()  # CUDA takes indices from the processor, and copies them first
+        if func in (ATEN.index.Tensor, ATEN.index_put_.default) and args[0].is_cuda:
+            if any(x is not None and x.dtype == torch.bool for x in args[1]):
+                self.wait()  # for how many there are; here there is one
+                where = [[torch.zeros(1, dtype=torch.int64, device=CUDA)] * x.ndim for x in args[1]]
+                args = (args[0], [index for each in where for index in each], *args[2:])
         found = func(*args, **kwargs)
         made = [x for x in tree_leaves(found) if isinstance(x, Tensor)]
         generator = kwargs.get("generator")
@@ -87,8 +95,10 @@ def _apply(self: nn.Module, function: Any, recurse: bool = True) -> nn.Module:
 def fake_gpu(monkeypatch: pytest.MonkeyPatch, refused: torch.dtype | None = None) -> Iterator[FakeGPU]:
     """Everything inside is done on fake tensors, those on "cuda" as on a GPU of 15 GB."""
     monkeypatch.setattr(nn.Module, "_apply", _apply)
+    standard = NoiseSchedule.cosine(1000)  # its numbers are looked at when it is made
+    monkeypatch.setattr(recipes, "cosine_schedule", lambda: standard)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (14_000_000_000, 15_000_000_000))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    with FakeTensorMode(allow_non_fake_inputs=False), FakeGPU(refused) as gpu:
+    with FakeTensorMode(allow_non_fake_inputs=True), FakeGPU(refused) as gpu:
         yield gpu
