@@ -34,7 +34,7 @@ SAMPLING: dict[str, Any] = {
     "sampler": "ddpm",
     "num_inference_steps": 10,
     "guidance_scale": 2.0,
-}  # as checkpoints/scores.json says
+}
 RESERVE = 0.15  # of the minutes, for drawing, scoring and packing
 WITH_COMPILER = 240.0  # seconds, of which a trial must have as many for the compiler to be tried
 LEFT_FOR_COMPILER = 0.65  # share of the seconds that must be left before it is tried on a network

@@ -1,8 +1,8 @@
 """A CUDA GPU that is not there: tensors without numbers, and the rules by which a real one refuses or makes one wait.
 
-PyTorch's `FakeTensorMode` knows shape, dtype and device of every result and raises where devices are mixed. `FakeGPU` adds
-what it lets pass: generators of another device, what a CPU tensor cannot be indexed with, a dtype that the device lacks
-(float64 on Apple's), and a list of all moments at which Python would wait for the GPU.
+PyTorch's `FakeTensorMode` knows shape, dtype and device of every result and raises where devices are mixed. `FakeGPU`
+adds what it lets pass: generators of another device, what a CPU tensor cannot be indexed with, a dtype that the device
+lacks (float64 on Apple's), and a list of all moments at which Python would wait for the GPU.
 """
 
 from __future__ import annotations

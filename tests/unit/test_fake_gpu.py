@@ -118,7 +118,7 @@ def test_saving_and_previews_read_the_losses_first(gpu, tokenizer, tmp_path, mon
     assert all(step == losses for _, step, losses in seen)
 
 
-# Devices ----------------------------------------------------------------------------------------------------------------
+# Devices
 
 
 def draw_pictures(sampler: str) -> Tensor:
@@ -202,7 +202,7 @@ def test_drawing_needs_no_float64(monkeypatch):
         draw_pictures("ddpm")
 
 
-# Planted errors ---------------------------------------------------------------------------------------------------------
+# Planted errors
 
 
 def planted_in_recipe(name: str, spoil: Callable[[Recipe], object]) -> Callable:
@@ -268,7 +268,7 @@ PLANTED: dict[str, Callable] = {
         lambda old: lambda a, b, scale: nn.functional.cross_entropy(scale * a @ b.T, torch.arange(len(a))),
     ),
     "noise that stays on the CPU": planted("vae", "training.recipes", "moved", lambda old: lambda x, device: x),
-    "a copy that is waited for": planted("vae", "training.recipes", "moved", lambda old: lambda x, device: x.to(device)),
+    "a copy that is waited for": planted("vae", "training.recipes", "moved", lambda old: torch.Tensor.to),
     "a copy from memory that is not page-locked": planted(
         "unet", "training.recipes", "moved", lambda old: lambda x, device: x.to(device, non_blocking=True)
     ),
@@ -329,7 +329,7 @@ def test_planted_errors_are_found(kind, tokenizer, monkeypatch):
     assert each and each[0], f"{kind}: nothing was refused, and the first step did not wait"
 
 
-# A saved state ----------------------------------------------------------------------------------------------------------
+# A saved state
 
 
 @pytest.mark.parametrize("precision", ["float32", "fp16"])
