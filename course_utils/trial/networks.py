@@ -115,7 +115,7 @@ def course_step(recipe: Recipe, precision: str, steps: int) -> dict[str, Any]:
 
     def loss(generator: torch.Generator) -> Tensor:
         nonlocal calls
-        if calls == counted.start:
+        if calls == counted.start and steps > counted.stop:
             waits.start()
         if calls == counted.stop:
             waits.stop()
