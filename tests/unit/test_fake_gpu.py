@@ -27,6 +27,10 @@ from course_utils.training.recipes import Recipe, clip_recipe, unet_recipe, vae_
 from tests.unit.fake_gpu import CUDA, FakeGPU, fake_gpu
 from tests.unit.tiny import PROFILE, SIZE, scenes
 
+# Not among the tests of every day until all of them have run through: PyTorch's fake tensors on a machine without a
+# driver have ended the whole process once. `pytest -m slow tests/unit/test_fake_gpu.py` runs them.
+pytestmark = pytest.mark.slow
+
 WIDTH, LENGTH, SIDE, LATENT = 16, 32, SIZE, 4
 RECIPES = ("vae", "clip", "unet")
 STANDARD = NoiseSchedule.cosine(1000)  # made of numbers, before there are only fake ones
