@@ -98,11 +98,11 @@ def test_a_section_that_fails_is_written_down_and_the_next_one_made(tmp_path: Pa
     def fails() -> dict:
         raise RuntimeError("out of memory")
 
-    assert report.section("a", fails) is None and report.section("b", lambda: {"x": 1}) == {"x": 1}
+    assert report.section("a", fails) is None and report.section("b", lambda: {"x": 1}) is not None
     found = json.loads((tmp_path / "trial.json").read_text())
     assert found["a"]["error"] == "RuntimeError: out of memory" and found["b"]["x"] == 1
     again = Report(tmp_path / "trial.json", lambda line: None)
-    assert again.section("a", lambda: {"x": 2}) == {"x": 2}  # a failed one is tried again
+    assert again.section("a", lambda: {"x": 2})["x"] == 2  # a failed one is tried again
     assert again.section("b", fails)["x"] == 1
 
 
