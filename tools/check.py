@@ -8,6 +8,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,24 +17,30 @@ NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-p",
 STAGES: dict[str, list[list[str]]] = {
     "lint": [["ruff", "check", "course_utils", "tools", "tests", "notebooks"]],
     "types": [["mypy"]],
-    "unit": [["pytest", "-q", "-m", "not slow", "tests"]],
+    "unit": [["pytest", "-q", "-n", "logical", "--dist", "loadfile", "-m", "not slow", "tests"]],
     "sync": [["tools/sync.py", "--check"]],
-    "notebooks": [["pytest", "-q", *NBVAL, "notebooks"]],
+    "notebooks": [["pytest", "-q", *NBVAL, str(path)] for path in sorted((ROOT / "notebooks").glob("*.ipynb"))],
 }
+
+
+def run(command: list[str], *, together: bool) -> bool:
+    """Whether the command succeeds; beside others it gets one thread, and prints what it has to say at its end."""
+    with tempfile.TemporaryDirectory(prefix="course-") as scratch:  # from nothing: trained before has no part in it
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
+        environment |= {"COURSE_PROFILE": "smoke", "COURSE_ARTIFACTS": scratch} if together else {}
+        environment |= {"OMP_NUM_THREADS": "1"} if together or "-n" in command else {}
+        full = [sys.executable, *([] if command[0].endswith(".py") else ["-m"]), *command]
+        done = subprocess.run(full, cwd=ROOT, env=environment, capture_output=together, text=True)
+    if together:
+        print(done.stdout, done.stderr, sep="", end="", flush=True)
+    return done.returncode == 0
 
 
 def run_stage(name: str) -> bool:
     print(f"\n== {name}", flush=True)
-    good = True
-    with tempfile.TemporaryDirectory(prefix="course-") as scratch:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
-        if name == "notebooks":  # from nothing: what was trained before has no part in it
-            environment |= {"COURSE_PROFILE": "smoke", "COURSE_ARTIFACTS": scratch}
-        for command in STAGES[name]:
-            script = command[0].endswith(".py")
-            full = [sys.executable, *([] if script else ["-m"]), *command]
-            good &= subprocess.run(full, cwd=ROOT, env=environment).returncode == 0
-    return good
+    commands = STAGES[name]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the notebooks side by side, one a core
+        return all(list(pool.map(partial(run, together=len(commands) > 1), commands)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
