@@ -113,7 +113,7 @@ def sample(options: argparse.Namespace) -> Path:
 
     from course_utils.lessons.setup import choose_device
     from course_utils.pipeline import TextToImage
-    from course_utils.training.artifacts import checkpoints_folder
+    from course_utils.weights.artifacts import checkpoints_folder
 
     folder = checkpoints_folder() if options.weights == "checkpoints" else Path(options.weights)
     pipe = TextToImage.from_pretrained(folder, choose_device())
@@ -162,8 +162,8 @@ def info() -> None:
     import torch
 
     from course_utils.lessons.setup import choose_device
-    from course_utils.training.artifacts import artifacts_folder, checkpoints_folder
-    from course_utils.training.profiles import get_profile
+    from course_utils.profiles import get_profile
+    from course_utils.weights.artifacts import artifacts_folder, checkpoints_folder
 
     print(f"course {__version__} · Python {platform.python_version()} · torch {torch.__version__}")
     print(f"device {choose_device()} · {torch.get_num_threads()} threads · profile {get_profile().name}")

@@ -34,6 +34,10 @@ from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
 from course_utils.pictures import Drawn, as_mask, as_pictures
 from course_utils.pictures import to_pil as to_pil
+from course_utils.weights.artifacts import find_parts, load_model, read_card
+from course_utils.weights.cards import sampling_facts
+from course_utils.weights.export import pipeline_to_diffusers, save_pipeline
+from course_utils.weights.pretrained import load_parts
 
 
 class TextToImage:
@@ -85,9 +89,6 @@ class TextToImage:
         Raises:
             FileNotFoundError: a part is missing. ValueError: a file was cut short or altered.
         """
-        from course_utils.training.artifacts import find_parts, load_model, read_card
-        from course_utils.training.cards import sampling_facts
-
         where = find_parts(folder)  # the VAE and the text encoder that this U-Net was trained with
         vae = load_model(VAE, VAEConfig, "vae", where["vae"]).to(device)
         clip = load_model(CLIP, CLIPConfig, "clip", where["clip"]).to(device)
@@ -97,21 +98,15 @@ class TextToImage:
 
     @classmethod
     def from_diffusers(cls, source: str | Path, **options) -> TextToImage:
-        """Stable Diffusion 1.x from a diffusers folder or hub name; options and errors as in `load_pipeline`."""
-        from course_utils.interop.pretrained import load_pipeline
-
-        return load_pipeline(source, **options)
+        """Stable Diffusion 1.x from a diffusers folder or hub name; options and errors as in `load_parts`."""
+        return cls(**load_parts(source, **options))
 
     def to_diffusers(self, sampler: str = "ddim"):
         """The same pipeline as diffusers' StableDiffusionPipeline, see `pipeline_to_diffusers`."""
-        from course_utils.interop.export import pipeline_to_diffusers
-
         return pipeline_to_diffusers(self, sampler)
 
     def save_diffusers(self, folder: str | Path, **options) -> Path:
         """Write a folder for `StableDiffusionPipeline.from_pretrained`; options and errors as in `save_pipeline`."""
-        from course_utils.interop.export import save_pipeline
-
         return save_pipeline(self, folder, **options)
 
     @property

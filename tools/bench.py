@@ -30,8 +30,8 @@ from machine import processor  # noqa: E402
 from pages import fill  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from course_utils.training.artifacts import artifacts_folder, write_card  # noqa: E402
-from course_utils.training.profiles import PROFILES, Profile  # noqa: E402
+from course_utils.profiles import PROFILES, Profile  # noqa: E402
+from course_utils.weights.artifacts import artifacts_folder, write_card  # noqa: E402
 
 SECTIONS = ("vae", "clip", "unet", "sampling", "data", "memory")
 

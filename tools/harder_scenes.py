@@ -44,10 +44,15 @@ from course_utils.evaluation.detector import Detector, DetectorConfig, detect, d
 from course_utils.evaluation.listening import hearing_table, hears  # noqa: E402
 from course_utils.evaluation.reconstruction import reconstruct  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts  # noqa: E402
+from course_utils.files import write_safely  # noqa: E402
 from course_utils.lessons.harder_plots import show_attention, show_samples  # noqa: E402
 from course_utils.lessons.setup import choose_device  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
-from course_utils.training.artifacts import (  # noqa: E402
+from course_utils.profiles import PROFILES, Budget, Profile, get_profile  # noqa: E402
+from course_utils.training.finetuning import finetune_parts  # noqa: E402
+from course_utils.training.loop import train  # noqa: E402
+from course_utils.training.parts import Parts, data_fingerprint, load_parts, train_parts  # noqa: E402
+from course_utils.weights.artifacts import (  # noqa: E402
     artifacts_folder,
     load_model,
     read_card,
@@ -55,11 +60,6 @@ from course_utils.training.artifacts import (  # noqa: E402
     sha256,
     write_card,
 )
-from course_utils.training.finetuning import finetune_parts  # noqa: E402
-from course_utils.training.loop import train  # noqa: E402
-from course_utils.training.parts import Parts, data_fingerprint, load_parts, train_parts  # noqa: E402
-from course_utils.training.profiles import PROFILES, Budget, Profile, get_profile  # noqa: E402
-from course_utils.training.state import write_safely  # noqa: E402
 
 DETECTOR_BUDGET = Budget(1000, 64, 2e-3, 0.02)
 DETECTOR_EMA = 0.99  # an average over some hundred steps: the run is short

@@ -47,15 +47,15 @@ from course_utils.evaluation.scores import (  # noqa: E402
     score_pictures,
 )
 from course_utils.models.unet import UNet  # noqa: E402
-from course_utils.training.artifacts import (  # noqa: E402
+from course_utils.profiles import PROFILES, Profile  # noqa: E402
+from course_utils.training.parts import NAMES, Parts, train_parts  # noqa: E402
+from course_utils.weights.artifacts import (  # noqa: E402
     artifacts_folder,
     checkpoints_folder,
     load_model,
     read_card,
     write_card,
 )
-from course_utils.training.parts import NAMES, Parts, train_parts  # noqa: E402
-from course_utils.training.profiles import PROFILES, Profile  # noqa: E402
 
 POINTS = 10  # of the curve
 SAMPLER, STEPS, GUIDANCE = CHOSEN  # as the scores of notebook 06

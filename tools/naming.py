@@ -29,7 +29,7 @@ from course_utils.evaluation.nearest import prompts_for_each_object  # noqa: E40
 from course_utils.evaluation.scores import draw_for_prompts  # noqa: E402
 from course_utils.lessons.plots import show_images  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
-from course_utils.training.artifacts import checkpoints_folder, read_card  # noqa: E402
+from course_utils.weights.artifacts import checkpoints_folder, read_card  # noqa: E402
 
 FOLDER = ROOT / "docs" / "naming"
 # Other words for the same thing. Whoever says "puppy" has seen the dog; whoever says "animal" has not.

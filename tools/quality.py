@@ -47,7 +47,7 @@ from course_utils.evaluation.scores import (  # noqa: E402
 from course_utils.lessons.plots import show_images  # noqa: E402
 from course_utils.lessons.setup import choose_device  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
-from course_utils.training.artifacts import (  # noqa: E402
+from course_utils.weights.artifacts import (  # noqa: E402
     artifacts_folder,
     checkpoints_folder,
     load_model,

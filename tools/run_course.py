@@ -349,8 +349,8 @@ def find_notebooks(names: Sequence[str]) -> list[Path]:
 def choose_profile(given: str | None) -> tuple[str, Path]:
     """The profile's name and the folder for what it makes."""
     sys.path.insert(0, str(ROOT))
-    from course_utils.training.artifacts import artifacts_folder
-    from course_utils.training.profiles import get_profile
+    from course_utils.profiles import get_profile
+    from course_utils.weights.artifacts import artifacts_folder
 
     try:
         name = get_profile(given).name

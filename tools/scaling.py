@@ -44,11 +44,10 @@ from course_utils.evaluation.scores import draw_for_prompts, make_prompts, promp
 from course_utils.lessons.setup import choose_device  # noqa: E402
 from course_utils.models.vae import VAE, VAEConfig  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
-from course_utils.training.artifacts import artifacts_folder, load_model, save_artifact, write_card  # noqa: E402
+from course_utils.profiles import PROFILES, Profile, get_profile  # noqa: E402
 from course_utils.training.finetuning import finetune_parts  # noqa: E402
 from course_utils.training.loop import best_precision, train  # noqa: E402
 from course_utils.training.parts import Parts, load_parts, train_parts  # noqa: E402
-from course_utils.training.profiles import PROFILES, Profile, get_profile  # noqa: E402
 from course_utils.training.recipes import (  # noqa: E402
     Recipe,
     clip_recipe,
@@ -58,6 +57,7 @@ from course_utils.training.recipes import (  # noqa: E402
     unet_recipe,
     vae_recipe,
 )
+from course_utils.weights.artifacts import artifacts_folder, load_model, save_artifact, write_card  # noqa: E402
 
 SAMPLER, STEPS, GUIDANCE = "ddpm", 10, 3.0  # docs/lab_book.md: fresh noise repairs, more steps are not more right
 

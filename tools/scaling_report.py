@@ -16,7 +16,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
 from pages import fill, publish_picture  # noqa: E402
 
-from course_utils.training.artifacts import write_card  # noqa: E402
+from course_utils.weights.artifacts import write_card  # noqa: E402
 
 PICTURE = (
     "![Prompts drawn right over the number of objects, and the time of a training step over the side of a picture]"

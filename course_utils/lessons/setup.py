@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from course_utils.profiles import Profile, get_profile
 from course_utils.training.loop import best_precision
-from course_utils.training.profiles import Profile, get_profile
 
 WITHOUT_BF16 = 2.6  # times as long without instructions for bfloat16, at most (2.1 to 2.6); docs/performance.md
 

@@ -102,13 +102,6 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=1.0)
         nn.init.normal_(self.position_embedding.weight, std=0.5)
 
-    @classmethod
-    def from_pretrained(cls, source: str, **options) -> TextEncoder:
-        """Weights of Stable Diffusion 1.x: a diffusers folder or hub name; more in `load_text_encoder`."""
-        from course_utils.interop.pretrained import load_text_encoder
-
-        return load_text_encoder(source, **options)
-
     def forward(self, ids: Tensor) -> Tensor:
         check_ids(ids, self.config)
         length = ids.shape[1]

@@ -289,10 +289,3 @@ class Tokenizer:
             return cls(merges, vocabulary, stored_length(config))
         except (TypeError, ValueError) as error:
             raise ValueError(f"the tokenizer in {folder} is damaged, {error}: {REMEDY}") from None
-
-    @classmethod
-    def from_pretrained(cls, source: str) -> Tokenizer:
-        """The tokenizer of a Stable Diffusion 1.x folder or hub name; errors as in `load_tokenizer`."""
-        from course_utils.interop.pretrained import load_tokenizer
-
-        return load_tokenizer(source)

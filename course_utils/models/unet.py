@@ -182,13 +182,6 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(width, config.latent_channels, 3, padding=1)
         init_convolutions(self)
 
-    @classmethod
-    def from_pretrained(cls, source: str, **options) -> UNet:
-        """Weights of Stable Diffusion 1.x: a diffusers folder or hub name; more in `load_unet`."""
-        from course_utils.interop.pretrained import load_unet
-
-        return load_unet(source, **options)
-
     def forward(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         """Args:
             x_t: [B, latent_channels, h, w] noisy latents.

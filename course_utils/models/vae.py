@@ -208,13 +208,6 @@ class VAE(nn.Module):
         self.register_buffer("latent_scale", torch.tensor(1.0))
         init_convolutions(self)
 
-    @classmethod
-    def from_pretrained(cls, source: str, **options) -> VAE:
-        """Weights of Stable Diffusion 1.x: a diffusers folder or hub name; more in `load_vae`."""
-        from course_utils.interop.pretrained import load_vae
-
-        return load_vae(source, **options)
-
     def encode(self, x: Tensor) -> DiagonalGaussian:
         """The Gaussian over latents of each picture.
 

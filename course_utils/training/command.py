@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from course_utils.data.batches import CaptionedImages
-from course_utils.training.artifacts import artifacts_folder
+from course_utils.profiles import get_profile
 from course_utils.training.parts import NAMES, Parts, check_which, train_parts
 from course_utils.training.processes import check_batch_size, only_main_prints
-from course_utils.training.profiles import get_profile
+from course_utils.weights.artifacts import artifacts_folder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -24,7 +24,7 @@ from course_utils.files import only_run
 from course_utils.models.clip import CLIP, TextEncoder
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet
-from course_utils.training.artifacts import LICENSE
+from course_utils.profiles import Profile
 from course_utils.training.loop import History
 from course_utils.training.parts import (
     Parts,
@@ -34,7 +34,6 @@ from course_utils.training.parts import (
     save_part,
     save_trained,
 )
-from course_utils.training.profiles import Profile
 from course_utils.training.recipes import (
     PREDICTION_TYPE,
     Recipe,
@@ -48,6 +47,7 @@ from course_utils.training.recipes import (
     train_tokenizer,
     vae_recipe,
 )
+from course_utils.weights.artifacts import LICENSE
 
 
 class ReadingUNet(nn.Module):

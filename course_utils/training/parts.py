@@ -23,18 +23,9 @@ from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, DiagonalGaussian, VAEConfig, measure_latent_scale
 from course_utils.pipeline import TextToImage
-from course_utils.training.artifacts import (
-    LICENSE,
-    find_parts,
-    fingerprints,
-    load_artifact,
-    load_model,
-    read_card,
-    save_artifact,
-)
+from course_utils.profiles import Profile
 from course_utils.training.loop import best_precision
 from course_utils.training.processes import check_batch_size, from_main, is_main, only_main_prints, wait
-from course_utils.training.profiles import Profile
 from course_utils.training.recipes import (
     PREDICTION_TYPE,
     Recipe,
@@ -50,6 +41,15 @@ from course_utils.training.recipes import (
     train_tokenizer,
     unet_recipe,
     vae_recipe,
+)
+from course_utils.weights.artifacts import (
+    LICENSE,
+    find_parts,
+    fingerprints,
+    load_artifact,
+    load_model,
+    read_card,
+    save_artifact,
 )
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from course_utils.models.clip import CLIP, TextEncoder, contrastive_loss
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet
 from course_utils.models.vae import VAE, reparameterise, vae_loss
+from course_utils.profiles import Budget, Profile
 from course_utils.training.loop import History, autocast, train
 from course_utils.training.processes import gather
-from course_utils.training.profiles import Budget, Profile
 
 PREDICTION_TYPE = "v_prediction"
 

@@ -7,28 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from course_utils.files import replacing
+from course_utils.files import write_safely
 
 if TYPE_CHECKING:
     from course_utils.training.loop import History
-
-
-def write_safely(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all: a crash in the middle leaves the old file as it was.
-
-    Raises:
-        OSError: the disk is full, say; nothing is left of what was written.
-    """
-    copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    with replacing(path) as temporary:
-        try:
-            save_file(copies, temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written ({error}): free some room, or choose another folder") from error
 
 
 def save_state(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,61 +11,61 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "course_utils"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES}
 LENGTH = 300
 CHECKS_LENGTH = 400  # a module holds the checks of a whole notebook, one function each
 
-# What each part may import from the rest of the course. lessons and checks sit on top.
+# What each part may import from the rest of the course; the arrows of the map in CONTRIBUTING.md.
 MAY_IMPORT = {
     "data": set(),
-    "models": {"files"},
+    "files": set(),
     "diffusion": set(),
     "pictures": set(),
-    "files": set(),
-    "pipeline": {"models", "diffusion", "pictures"},
-    "training": {"data", "models", "diffusion", "pipeline", "files"},
+    "models": {"files"},
+    "profiles": {"models"},
+    "weights": {"models", "diffusion", "files", "profiles"},
+    "pipeline": {"models", "diffusion", "pictures", "weights"},
+    "training": {"data", "models", "diffusion", "pipeline", "files", "profiles", "weights"},
     "evaluation": {"data", "models", "diffusion", "pipeline", "training"},
-    "interop": {"models", "diffusion", "pipeline", "training", "files"},
-    "lessons": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "interop"},
-    "checks": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "interop", "lessons"},
-    "__main__": {"pipeline", "training", "lessons"},
+    "lessons": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "profiles", "weights"},
+    "checks": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "lessons", "profiles", "weights"},
+    "__main__": {"pipeline", "training", "lessons", "profiles", "weights"},
     "__init__": set(),
 }
-
-# Reading and writing weights (from_pretrained and the like): imported inside the method, when it is called.
-INSIDE_FUNCTIONS = {"pipeline": {"training", "interop"}, "models": {"interop"}}
 
 
 def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> set[tuple[str, int]]:
-    """(part of the course, line) of each import, less those that INSIDE_FUNCTIONS lets through."""
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path, *, for_types_too: bool = True) -> set[tuple[str, int]]:
+    """(module, line) of each import of the course, those inside functions, too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    inside = {
+    for_types = {
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef)
-        for node in ast.walk(function)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
     }
-    late = INSIDE_FUNCTIONS.get(part_of(path), set())
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and id(node) in inside:
-            if (node.module or "").startswith("course_utils.") and node.module.split(".")[1] in late:
-                continue
+        if id(node) in for_types and not for_types_too:
+            continue
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}:{node.lineno} has a relative import; write it out"
             module = node.module or ""
-            if module == "course_utils":
-                found |= {(alias.name, node.lineno) for alias in node.names}
-            elif module.startswith("course_utils."):
-                found.add((module.split(".")[1], node.lineno))
+            below = [f"{module}.{alias.name}" for alias in node.names]
+            names = [name if name in NAMES else module for name in below]
         elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.startswith("course_utils."):
-                    found.add((alias.name.split(".")[1], node.lineno))
-    return {(name, line) for name, line in found if name != "__version__"}
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {(name, node.lineno) for name in names if name.startswith("course_utils.")}
+    return found
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -72,9 +73,21 @@ def test_imports_point_one_way(path: Path) -> None:
     part = part_of(path)
     assert part in MAY_IMPORT, f"{part} is a new part of the course: say in this test what it may import"
     wrong = [
-        f"line {line}: {name}" for name, line in imports_of(path) if name not in MAY_IMPORT[part] | {part}
+        f"line {line}: {name}" for name, line in imports_of(path) if name.split(".")[1] not in MAY_IMPORT[part] | {part}
     ]
     assert not wrong, f"course_utils/{path.relative_to(PACKAGE)} may not import: {', '.join(wrong)}"
+
+
+def test_no_module_imports_itself_in_the_end() -> None:
+    needs = {name_of(path): {name for name, _ in imports_of(path, for_types_too=False)} for path in MODULES}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' ← '.join(error.args[1])}")
+
+
+def test_parts_import_downwards() -> None:
+    TopologicalSorter(MAY_IMPORT).prepare()  # CycleError if what is allowed has a circle
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -19,7 +19,7 @@ from torch import nn
 from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from course_utils.models.unet import UNetConfig
 from course_utils.models.vae import VAEConfig
-from course_utils.training.profiles import PROFILES, Budget
+from course_utils.profiles import PROFILES, Budget
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = Budget(1, 2, 1e-3, 0.02)

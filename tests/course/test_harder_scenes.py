@@ -16,8 +16,8 @@ from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfi
 from course_utils.models.unet import UNetConfig
 from course_utils.models.vae import VAEConfig
 from course_utils.pipeline import TextToImage
+from course_utils.profiles import PROFILES, Budget
 from course_utils.training.parts import train_parts
-from course_utils.training.profiles import PROFILES, Budget
 
 TINY = replace(
     PROFILES["smoke"],

@@ -17,8 +17,8 @@ from course_utils.data.scenes import Scene, draw, parse_caption
 from course_utils.models.clip import CLIPTextConfig
 from course_utils.models.unet import UNetConfig
 from course_utils.models.vae import VAEConfig
-from course_utils.training.artifacts import checkpoints_folder, write_card
-from course_utils.training.profiles import PROFILES, Budget
+from course_utils.profiles import PROFILES, Budget
+from course_utils.weights.artifacts import checkpoints_folder, write_card
 
 
 @pytest.fixture

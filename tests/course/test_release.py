@@ -25,7 +25,7 @@ from autograde.collect import Submission
 from autograde.kernel import error
 from nbgrader.utils import determine_grade
 
-from course_utils.training.profiles import PROFILES
+from course_utils.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]

@@ -19,9 +19,9 @@ from course_utils.lessons.plots import show_rows
 from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from course_utils.models.unet import UNetConfig
 from course_utils.models.vae import VAEConfig
-from course_utils.training.artifacts import checkpoints_folder
+from course_utils.profiles import PROFILES, Budget, Profile
 from course_utils.training.parts import train_parts
-from course_utils.training.profiles import PROFILES, Budget, Profile
+from course_utils.weights.artifacts import checkpoints_folder
 
 # A tokenizer trained on so little cuts words into pieces, and prompts with them.
 pytestmark = pytest.mark.filterwarnings("ignore:the text has")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from course_utils.interop.compare import first_difference, relative_error
+from course_utils.weights.compare import first_difference, relative_error
 
 MODULE = 1e-5  # largest difference over largest value, float32
 WHOLE = 1e-4  # rounding adds up over a whole network

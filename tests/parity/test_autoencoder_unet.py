@@ -6,7 +6,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from course_utils.interop.diffusers import (
+from course_utils.models.unet import UNet, UNetConfig
+from course_utils.models.vae import VAE, VAEConfig
+from course_utils.weights.diffusers import (
     unet_config_to_diffusers,
     unet_key_to_diffusers,
     unet_to_diffusers,
@@ -14,8 +16,6 @@ from course_utils.interop.diffusers import (
     vae_key_to_diffusers,
     vae_to_diffusers,
 )
-from course_utils.models.unet import UNet, UNetConfig
-from course_utils.models.vae import VAE, VAEConfig
 from tests.parity.same import WHOLE, assert_same, assert_same_network, randn, shuffle_weights
 
 VAES = [

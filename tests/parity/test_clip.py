@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from course_utils.interop import transformers as interop
-from course_utils.interop.compare import relative_error
 from course_utils.models.clip import (
     CLIP,
     CLIPConfig,
@@ -18,6 +16,8 @@ from course_utils.models.clip import (
     pool_end,
 )
 from course_utils.models.clip_transformer import causal_mask
+from course_utils.weights import transformers as interop
+from course_utils.weights.compare import relative_error
 
 transformers = pytest.importorskip("transformers")
 

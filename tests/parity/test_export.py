@@ -15,8 +15,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from course_utils.interop.export import model_card
 from course_utils.pipeline import TextToImage
+from course_utils.weights.export import model_card
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 PROMPTS = ["a dog on a red background", "a small cat on a blue background"]

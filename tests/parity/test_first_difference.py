@@ -6,8 +6,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from course_utils.interop.compare import first_difference
-from course_utils.interop.diffusers import (
+from course_utils.models.clip import CLIPTextConfig, TextEncoder
+from course_utils.models.unet import UNet, UNetConfig
+from course_utils.models.vae import VAE, VAEConfig
+from course_utils.weights.compare import first_difference
+from course_utils.weights.diffusers import (
     unet_config_to_diffusers,
     unet_key_to_diffusers,
     unet_to_diffusers,
@@ -15,10 +18,7 @@ from course_utils.interop.diffusers import (
     vae_key_to_diffusers,
     vae_to_diffusers,
 )
-from course_utils.interop.transformers import clip_text_model, text_names
-from course_utils.models.clip import CLIPTextConfig, TextEncoder
-from course_utils.models.unet import UNet, UNetConfig
-from course_utils.models.vae import VAE, VAEConfig
+from course_utils.weights.transformers import clip_text_model, text_names
 from tests.parity.same import WHOLE, assert_same_network, randn, shuffle_weights
 
 X, T, CONTEXT = randn(2, 4, 8, 8, seed=1), torch.tensor([3, 900]), randn(2, 7, 12, seed=2)

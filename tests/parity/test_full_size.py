@@ -9,9 +9,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from course_utils.interop.compare import first_difference, relative_error
-from course_utils.interop.diffusers import unet_config_to_diffusers, unet_key_to_diffusers, unet_to_diffusers
 from course_utils.models.unet import UNet, UNetConfig
+from course_utils.weights.compare import first_difference, relative_error
+from course_utils.weights.diffusers import unet_config_to_diffusers, unet_key_to_diffusers, unet_to_diffusers
 from tests.parity.same import WHOLE, randn, shuffle_weights
 
 

@@ -19,11 +19,11 @@ from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from course_utils.interop.diffusers import unet_key_to_diffusers, vae_key_to_diffusers
 from course_utils.models.layers import Downsample, ResidualBlock, Upsample
 from course_utils.models.transformer import GEGLU, CrossAttention, SpatialTransformer, TransformerBlock
 from course_utils.models.unet import TimeMLP, timestep_embedding
 from course_utils.models.vae import Decoder, Encoder, Middle, SelfAttention2d, VAEConfig
+from course_utils.weights.diffusers import unet_key_to_diffusers, vae_key_to_diffusers
 from tests.parity.same import MODULE, assert_same, assert_same_network, randn, shuffle_weights
 
 

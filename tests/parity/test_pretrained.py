@@ -14,7 +14,12 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import load_file, save_file
 
 from course_utils.diffusion.schedule import NoiseSchedule
-from course_utils.interop.diffusers import (
+from course_utils.models.clip import CLIPTextConfig
+from course_utils.models.tokenizer import Tokenizer
+from course_utils.models.unet import UNet, UNetConfig
+from course_utils.models.vae import VAE, VAEConfig
+from course_utils.pipeline import TextToImage
+from course_utils.weights.diffusers import (
     unet_config_from_diffusers,
     unet_config_to_diffusers,
     unet_from_diffusers,
@@ -22,13 +27,14 @@ from course_utils.interop.diffusers import (
     vae_config_to_diffusers,
     vae_from_diffusers,
 )
-from course_utils.interop.pretrained import load_pipeline, load_tokenizer, schedule_from_diffusers
-from course_utils.interop.transformers import text_config_from_transformers
-from course_utils.models.clip import CLIPTextConfig, TextEncoder
-from course_utils.models.tokenizer import Tokenizer
-from course_utils.models.unet import UNet, UNetConfig
-from course_utils.models.vae import VAE, VAEConfig
-from course_utils.pipeline import TextToImage
+from course_utils.weights.pretrained import (
+    load_text_encoder,
+    load_tokenizer,
+    load_unet,
+    load_vae,
+    schedule_from_diffusers,
+)
+from course_utils.weights.transformers import text_config_from_transformers
 from tests.parity.same import assert_same, randn
 
 # The config files of stable-diffusion-v1-5, as they stand on the hub.
@@ -165,7 +171,7 @@ def test_other_schedules(folder, theirs, tmp_path, settings):
         **{**theirs.components, "scheduler": diffusers.DDIMScheduler.from_config(values)}, requires_safety_checker=False
     )
     with_schedule.set_progress_bar_config(disable=True)
-    assert_same_picture(load_pipeline(other), with_schedule)
+    assert_same_picture(TextToImage.from_diffusers(other), with_schedule)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -176,17 +182,17 @@ def test_half_precision_files(tmp_path, dtype):
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "half", variant="fp16", torch_dtype=dtype)
     theirs.scheduler = diffusers.DDIMScheduler.from_config(theirs.scheduler.config)
     theirs.set_progress_bar_config(disable=True)
-    ours = load_pipeline(tmp_path / "half", variant="fp16", dtype=dtype)
+    ours = TextToImage.from_diffusers(tmp_path / "half", variant="fp16", dtype=dtype)
     assert {p.dtype for p in ours.unet.parameters()} == {p.dtype for p in ours.text_encoder.parameters()} == {dtype}
     assert ours.vae.latent_scale.dtype == torch.float32
     assert_same_picture(ours, theirs)
     with pytest.raises(FileNotFoundError, match="but another variant: give variant='fp16'"):
-        load_pipeline(tmp_path / "half")
+        TextToImage.from_diffusers(tmp_path / "half")
 
 
 def test_parts_by_themselves(folder, theirs):
-    vae, unet = VAE.from_pretrained(str(folder)), UNet.from_pretrained(str(folder / "unet"))
-    encoder, tokenizer = TextEncoder.from_pretrained(str(folder)), Tokenizer.from_pretrained(str(folder))
+    vae, unet = load_vae(str(folder)), load_unet(str(folder / "unet"))
+    encoder, tokenizer = load_text_encoder(str(folder)), load_tokenizer(str(folder))
     assert not vae.training and not unet.training and not encoder.training
     x, t, context = randn(2, 4, 8, 8, seed=1), torch.tensor([1, 700]), randn(2, 5, 24, seed=2)
     ids = tokenizer.encode(["a dog", "a small cat"])
@@ -233,7 +239,7 @@ def test_files_as_stable_diffusion_15_has_them(folder, tmp_path):
     ours = Tokenizer.load(COURSE_TOKENIZER)
     Tokenizer(ours.merges, ours.vocabulary, 77).save(old / "tokenizer")
     (old / "tokenizer/tokenizer.json").unlink()
-    first, second = load_pipeline(folder), load_pipeline(old)
+    first, second = TextToImage.from_diffusers(folder), TextToImage.from_diffusers(old)
     for part in ("vae", "unet", "text_encoder"):
         expected, got = getattr(first, part).state_dict(), getattr(second, part).state_dict()
         assert expected.keys() == got.keys()
@@ -267,7 +273,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(folder, tmp_path, part):
     ):
         save_file(change(whole), tmp_path / file)
         with pytest.raises(ValueError, match=f"^{part}: .*{problem}"):
-            load_pipeline(tmp_path)
+            TextToImage.from_diffusers(tmp_path)
 
 
 def test_the_config_files_of_stable_diffusion_15():

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_utils.interop import transformers as interop
 from course_utils.models.clip import (
     CLIP,
     CLIPConfig,
@@ -23,6 +22,7 @@ from course_utils.models.clip import (
     zero_shot,
 )
 from course_utils.models.clip_transformer import causal_mask, quick_gelu, transformer_blocks
+from course_utils.weights import transformers as interop
 
 TEXT = CLIPTextConfig(vocab_size=50, max_length=8, width=32, layers=2, heads=4)
 VISION = CLIPVisionConfig(image_size=16, patch_size=4, width=48, layers=3, heads=3)

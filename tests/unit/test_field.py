@@ -17,16 +17,16 @@ from PIL import Image
 
 from course_utils import __main__ as command
 from course_utils.data.batches import CaptionedImages, to_float
-from course_utils.interop.export import scheduler_to_diffusers
-from course_utils.interop.pretrained import load_tokenizer, schedule_from_diffusers
 from course_utils.lessons.setup import choose_device
 from course_utils.models.clip import CLIP, CLIPConfig
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
 from course_utils.pipeline import TextToImage
-from course_utils.training import artifacts
-from course_utils.training.cards import write_card
+from course_utils.weights import artifacts
+from course_utils.weights.cards import write_card
+from course_utils.weights.export import scheduler_to_diffusers
+from course_utils.weights.pretrained import load_tokenizer, schedule_from_diffusers
 from tests.unit.test_pipeline import TOKENIZER, call, generator, picture, pipe, small_clip, small_unet, small_vae, store
 
 __all__ = ["pipe", "picture"]  # fixtures
@@ -491,7 +491,7 @@ def test_exported_configs_say_what_other_schedulers_ask(pipe, tmp_path, sampler)
 
 
 def test_a_scheduler_config_may_begin_with_a_mark(tmp_path):
-    from course_utils.interop.hub import read_json
+    from course_utils.weights.hub import read_json
 
     path = tmp_path / "scheduler_config.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"_class_name": "DDIMScheduler", "clip_sample": False}).encode())

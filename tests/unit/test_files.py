@@ -14,9 +14,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from course_utils.files import check_room, only_run, read_json, replacing
-from course_utils.training import state
-from course_utils.training.state import write_safely
+from course_utils import files
+from course_utils.files import check_room, only_run, read_json, replacing, write_safely
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,9 +55,9 @@ def test_a_full_disk_leaves_the_old_weights_and_is_an_ordinary_error(tmp_path, m
 
     def full(tensors, file, metadata):
         Path(file).write_bytes(b"the beginning")
-        raise state.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise files.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(state, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(OSError, match=r"a.safetensors cannot be written .*No space left.*free some room"):
         write_safely(path, {"x": torch.zeros(2)}, {})
     with safe_open(path, "pt") as file:

@@ -11,10 +11,10 @@ import torch
 from course_utils.data.batches import CaptionedImages
 from course_utils.pipeline import TextToImage
 from course_utils.training import finetuning
-from course_utils.training.artifacts import read_card
 from course_utils.training.finetuning import ReadingUNet, finetune_parts, reading_recipe, with_vocabulary
 from course_utils.training.parts import Parts, latent_scale, train_parts
 from course_utils.training.recipes import caption_states, encode_latents, train_tokenizer, unet_recipe
+from course_utils.weights.artifacts import read_card
 from tests.unit import tiny
 from tests.unit.tiny import scenes
 

@@ -10,22 +10,20 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from course_utils.interop import hub
-from course_utils.interop.compare import first_difference, relative_error
-from course_utils.interop.diffusers import unet_config_from_diffusers, vae_config_from_diffusers
-from course_utils.interop.pretrained import (
-    load_pipeline,
+from course_utils.models.tokenizer import Tokenizer
+from course_utils.models.unet import UNet, UNetConfig
+from course_utils.pipeline import TextToImage
+from course_utils.weights import hub
+from course_utils.weights.compare import first_difference, relative_error
+from course_utils.weights.diffusers import unet_config_from_diffusers, vae_config_from_diffusers
+from course_utils.weights.pretrained import (
     load_text_encoder,
     load_tokenizer,
     load_unet,
     load_vae,
     schedule_from_diffusers,
 )
-from course_utils.interop.renaming import check_shapes, rename
-from course_utils.models.tokenizer import Tokenizer
-from course_utils.models.unet import UNet, UNetConfig
-from course_utils.models.vae import VAE
-from course_utils.pipeline import TextToImage
+from course_utils.weights.renaming import check_shapes, rename
 
 NAME = "someone/some-model"
 
@@ -186,7 +184,7 @@ def test_other_schedules_are_refused(settings, problem):
 def test_other_pipelines_are_refused(tmp_path, kind):
     write(tmp_path / "model_index.json", {"_class_name": kind})
     with pytest.raises(ValueError, match=f"is a {kind}; only StableDiffusionPipeline"):
-        load_pipeline(tmp_path)
+        TextToImage.from_diffusers(tmp_path)
 
 
 def test_the_text_encoder_and_tokenizer_of_stable_diffusion_2_are_refused(tmp_path):
@@ -212,8 +210,8 @@ def test_lora_files_are_named(tmp_path):
     file = tmp_path / "pytorch_lora_weights.safetensors"
     save_file({"unet.down_blocks.0.lora.down.weight": torch.zeros(1)}, file)
     with pytest.raises(ValueError, match="is a single file of LoRA weights, which are not supported"):
-        load_pipeline(file)
-    for load in (load_pipeline, load_unet):
+        TextToImage.from_diffusers(file)
+    for load in (TextToImage.from_diffusers, load_unet):
         with pytest.raises(ValueError, match="holds LoRA weights, which are not supported"):
             load(tmp_path)
 
@@ -221,10 +219,10 @@ def test_lora_files_are_named(tmp_path):
 def test_single_files_and_pickles_are_never_opened(tmp_path):
     (tmp_path / "v1-5.ckpt").write_bytes(b"\x80\x04")
     with pytest.raises(ValueError, match="single file of pickled weights, which are never opened"):
-        load_pipeline(tmp_path / "v1-5.ckpt")
+        TextToImage.from_diffusers(tmp_path / "v1-5.ckpt")
     save_file({"model.diffusion_model.weight": torch.zeros(1)}, tmp_path / "v1-5.safetensors")
     with pytest.raises(ValueError, match="a single-file checkpoint is not supported"):
-        load_pipeline(tmp_path / "v1-5.safetensors")
+        TextToImage.from_diffusers(tmp_path / "v1-5.safetensors")
     write(tmp_path / "broken.safetensors", "no such thing")
     with pytest.raises(ValueError, match="is a single file; a folder"):
         load_unet(tmp_path / "broken.safetensors")
@@ -238,7 +236,7 @@ def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*/nowhere, and a hub name looks like owner/model"):
         load_vae(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="neither .*/unet nor .* has a config.json"):
-        load_pipeline(tmp_path)
+        TextToImage.from_diffusers(tmp_path)
     write(tmp_path / "unet/config.json", SMALL)
     with pytest.raises(FileNotFoundError, match="there is no unet/diffusion_pytorch_model.safetensors"):
         load_unet(tmp_path)
@@ -273,7 +271,7 @@ def test_the_courses_own_format_is_known(tmp_path):
 # --- the hub --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("load", [load_pipeline, load_vae, load_tokenizer, VAE.from_pretrained])
+@pytest.mark.parametrize("load", [TextToImage.from_diffusers, load_vae, load_unet, load_tokenizer])
 def test_offline_it_says_in_one_line_what_to_do(load, monkeypatch):
     def offline(*_args, **_kwargs):
         raise OSError("cannot reach the server\nwith much\nmore detail")

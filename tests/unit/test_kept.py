@@ -14,10 +14,10 @@ from course_utils.models.clip import CLIP, CLIPConfig
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.training import loop
 from course_utils.training import parts as parts_module
-from course_utils.training.artifacts import load_model, read_card
 from course_utils.training.finetuning import finetune_parts
 from course_utils.training.loop import train
 from course_utils.training.parts import train_parts
+from course_utils.weights.artifacts import load_model, read_card
 from tests.unit import tiny
 from tests.unit.test_training import net, regression
 from tests.unit.tiny import STEPS, scenes

@@ -7,7 +7,7 @@ import torch
 
 from course_utils.lessons import setup
 from course_utils.lessons.plots import show_images, show_rows
-from course_utils.training.profiles import PROFILES
+from course_utils.profiles import PROFILES
 
 
 def test_titles_break_at_spaces_only():

@@ -17,8 +17,8 @@ from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
 from course_utils.pipeline import TextToImage, to_pil
-from course_utils.training import artifacts
-from course_utils.training.cards import write_card
+from course_utils.weights import artifacts
+from course_utils.weights.cards import write_card
 
 CAPTIONS = ["a dog on a red background", "on a blue background, a small cat and a zebra"] * 3
 T = 50

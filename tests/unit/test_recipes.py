@@ -15,7 +15,6 @@ from course_utils.models.clip import CLIP, contrastive_loss
 from course_utils.models.unet import UNet
 from course_utils.models.vae import VAE, vae_loss
 from course_utils.pipeline import TextToImage
-from course_utils.training.artifacts import read_card
 from course_utils.training.loop import train
 from course_utils.training.parts import Parts, train_parts
 from course_utils.training.recipes import (
@@ -30,6 +29,7 @@ from course_utils.training.recipes import (
     unet_recipe,
     vae_recipe,
 )
+from course_utils.weights.artifacts import read_card
 from tests.unit.tiny import BATCH, PROFILE, SIZE, scenes
 
 EXACT = {"precision": "float32"}

@@ -16,8 +16,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from course_utils import __main__ as main_module
 from course_utils.pipeline import TextToImage
+from course_utils.profiles import PROFILES
 from course_utils.training import command, parts
-from course_utils.training.profiles import PROFILES
 from tests.unit.tiny import PROFILE, SIZE
 
 ROOT = Path(__file__).resolve().parents[2]

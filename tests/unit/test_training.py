@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from course_utils.models.vae import VAE, VAEConfig
-from course_utils.training import artifacts, loop
+from course_utils.profiles import PROFILES, get_profile
+from course_utils.training import loop
 from course_utils.training.interrupt import held_interrupts
 from course_utils.training.loop import History, TrainingDiverged, learning_rate, train
 from course_utils.training.muon import orthogonalise, split_parameters
-from course_utils.training.profiles import PROFILES, get_profile
+from course_utils.weights import artifacts
 
 TINY = VAEConfig((8, 8), norm_groups=4)
 

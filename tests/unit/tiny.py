@@ -8,7 +8,7 @@ from course_utils.data.batches import CaptionedImages
 from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from course_utils.models.unet import UNetConfig
 from course_utils.models.vae import VAEConfig
-from course_utils.training.profiles import PROFILES, Budget, Profile
+from course_utils.profiles import PROFILES, Budget, Profile
 from course_utils.training.recipes import (
     Recipe,
     caption_states,

@@ -19,9 +19,9 @@ from course_utils.data.batches import CaptionedImages
 from course_utils.data.scenes import COLORS, OBJECTS, caption, prompt_for, random_scene
 from course_utils.models.tokenizer import Tokenizer
 from course_utils.pipeline import TextToImage
-from course_utils.training.artifacts import checkpoints_folder
+from course_utils.profiles import Profile
 from course_utils.training.loop import autocast, lacks_bf16
-from course_utils.training.profiles import Profile
+from course_utils.weights.artifacts import checkpoints_folder
 
 PRECISIONS = ("float32",) if lacks_bf16() else ("float32", "bf16")  # without instructions for it, a step takes minutes
 PICTURES = 16

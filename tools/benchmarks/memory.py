@@ -14,7 +14,7 @@ from machine import peak_memory
 from benchmarks.cases import PRECISIONS, sampler
 from benchmarks.networks import NETWORKS, SIDES, trainer
 from course_utils.data.batches import CaptionedImages
-from course_utils.training.profiles import PROFILES, Profile
+from course_utils.profiles import PROFILES, Profile
 
 STEPS = 2  # the optimiser's state comes with the first, and the second runs beside it
 DRAWING = "drawing"

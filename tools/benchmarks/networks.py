@@ -1,6 +1,6 @@
 """The three networks of the course, each beside the same one out of diffusers or transformers.
 
-Same config, same weights (renamed by `course_utils.interop`), same batch, same loss; losses and batches are those of
+Same config, same weights (renamed by `course_utils.weights`), same batch, same loss; losses and batches are those of
 notebooks 01, 04 and 05. The other library is imported only when its network is made.
 """
 
@@ -19,20 +19,20 @@ from benchmarks.measure import Run, timed
 from course_utils.data.batches import CaptionedImages
 from course_utils.diffusion import NoiseSchedule, denoising_loss, logit_normal_timesteps
 from course_utils.diffusion.guidance import drop_condition
-from course_utils.interop.compare import relative_error
-from course_utils.interop.diffusers import (
+from course_utils.models.clip import CLIP, contrastive_loss
+from course_utils.models.tokenizer import Tokenizer
+from course_utils.models.unet import UNet
+from course_utils.models.vae import VAE, vae_loss
+from course_utils.profiles import Budget, Profile
+from course_utils.training.loop import autocast, train
+from course_utils.weights.compare import relative_error
+from course_utils.weights.diffusers import (
     unet_config_to_diffusers,
     unet_to_diffusers,
     vae_config_to_diffusers,
     vae_to_diffusers,
 )
-from course_utils.interop.transformers import clip_config_to_transformers, clip_to_transformers
-from course_utils.models.clip import CLIP, contrastive_loss
-from course_utils.models.tokenizer import Tokenizer
-from course_utils.models.unet import UNet
-from course_utils.models.vae import VAE, vae_loss
-from course_utils.training.loop import autocast, train
-from course_utils.training.profiles import Budget, Profile
+from course_utils.weights.transformers import clip_config_to_transformers, clip_to_transformers
 
 RATE = 1e-6  # learning rate: it costs what a real one costs, and every round does the same work
 Batch = tuple[Tensor, ...]

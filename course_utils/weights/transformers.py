@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from course_utils.interop.renaming import rename, some
 from course_utils.models.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, TextEncoder
+from course_utils.weights.renaming import rename, some
 
 _BLOCK = [
     ("norm1", "layer_norm1"),

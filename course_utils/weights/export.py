@@ -7,19 +7,23 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from course_utils.interop.diffusers import (
+from course_utils.diffusion.schedule import NoiseSchedule
+from course_utils.models.clip import TextEncoder
+from course_utils.models.tokenizer import Tokenizer
+from course_utils.models.unet import UNet
+from course_utils.models.vae import VAE
+from course_utils.weights.diffusers import (
     unet_config_to_diffusers,
     unet_to_diffusers,
     vae_config_to_diffusers,
     vae_to_diffusers,
 )
-from course_utils.interop.transformers import clip_text_model
-from course_utils.models.tokenizer import Tokenizer
-from course_utils.pipeline import TextToImage
+from course_utils.weights.transformers import clip_text_model
 
 SCHEDULERS = {"ddim": "DDIMScheduler", "ddpm": "DDPMScheduler"}
 MADE_HERE = """\
@@ -41,7 +45,28 @@ with. There is no safety checker; what it was trained on needs none.
 """
 
 
-def pipeline_to_diffusers(pipe: TextToImage, sampler: str = "ddim") -> Any:
+class Parts(Protocol):
+    """What is written: the networks and the facts that `TextToImage` holds, under the names it gives them."""
+
+    vae: VAE
+    unet: UNet
+    text_encoder: TextEncoder
+    tokenizer: Tokenizer
+    schedule: NoiseSchedule
+    prediction_type: str
+    size: int
+    spacing: str
+    last_t: int
+    origin: str | None
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def pipeline_to_diffusers(pipe: Parts, sampler: str = "ddim") -> Any:
     """The same networks, tokenizer and schedule as a diffusers StableDiffusionPipeline; the weights are copied.
 
     The same prompt, guidance scale of 1 or more and `torch.Generator` seed give the same picture as `pipe`. (Below 1
@@ -70,7 +95,7 @@ def pipeline_to_diffusers(pipe: TextToImage, sampler: str = "ddim") -> Any:
     return made.to(pipe.device) if pipe.dtype == torch.float32 else made.to(pipe.device, pipe.dtype)
 
 
-def scheduler_to_diffusers(pipe: TextToImage, sampler: str = "ddim") -> Any:
+def scheduler_to_diffusers(pipe: Parts, sampler: str = "ddim") -> Any:
     """A DDIMScheduler or DDPMScheduler with the pipeline's betas, prediction and timesteps."""
     import diffusers
 
@@ -105,7 +130,7 @@ def tokenizer_to_transformers(tokenizer: Tokenizer) -> Any:
 
 
 def save_pipeline(
-    pipe: TextToImage,
+    pipe: Parts,
     folder: str | Path,
     *,
     sampler: str = "ddim",
@@ -150,9 +175,9 @@ def save_pipeline(
     return folder
 
 
-def model_card(pipe: TextToImage, name: str) -> str:
+def model_card(pipe: Parts, name: str) -> str:
     """What README.md says: what the parts are, how to draw with them, where the weights come from, the licence."""
-    parts = {"VAE": pipe.vae, "U-Net": pipe.unet, "text encoder": pipe.text_encoder}
+    parts: dict[str, nn.Module] = {"VAE": pipe.vae, "U-Net": pipe.unet, "text encoder": pipe.text_encoder}
     sizes = ", ".join(f"{part} {sum(p.numel() for p in model.parameters()):,}" for part, model in parts.items())
     side, channels = pipe.size // pipe.vae.config.factor, pipe.vae.config.latent_channels
     head, source = MADE_HERE, OPENMOJI

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from course_utils.interop.renaming import fitted, some
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
+from course_utils.weights.renaming import fitted, some
 
 # Patterns in our names -> replacement in diffusers' names.
 _SHARED = [

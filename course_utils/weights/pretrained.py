@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x in our own classes: its networks, tokenizer and schedule out of diffusers' folder format.
 
-What is supported and what is not stands at the top of the package (`course_utils.interop`).
+What is supported and what is not stands at the top of the package (`course_utils.weights`).
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from torch import Tensor, nn
 
 from course_utils.diffusion.reverse import check_prediction_type
 from course_utils.diffusion.schedule import NoiseSchedule
-from course_utils.interop import hub
-from course_utils.interop.diffusers import (
+from course_utils.models.clip import TextEncoder
+from course_utils.models.tokenizer import END, Tokenizer, stored_length
+from course_utils.models.unet import UNet
+from course_utils.models.vae import VAE
+from course_utils.weights import hub
+from course_utils.weights.diffusers import (
     unet_config_from_diffusers,
     unet_from_diffusers,
     vae_config_from_diffusers,
     vae_from_diffusers,
 )
-from course_utils.interop.renaming import fitted
-from course_utils.interop.transformers import text_config_from_transformers, text_names, text_state_without_prefix
-from course_utils.models.clip import TextEncoder
-from course_utils.models.tokenizer import END, Tokenizer, stored_length
-from course_utils.models.unet import UNet
-from course_utils.models.vae import VAE
-from course_utils.pipeline import TextToImage
+from course_utils.weights.renaming import fitted
+from course_utils.weights.transformers import text_config_from_transformers, text_names, text_state_without_prefix
 
 Model = TypeVar("Model", bound=nn.Module)
 Renaming = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -131,14 +130,14 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     return Tokenizer([(first, second) for first, second in merges], model["vocab"], length)
 
 
-def load_pipeline(
+def load_parts(
     source: str | Path,
     *,
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
-) -> TextToImage:
-    """A whole Stable Diffusion 1.x, drawn by our own classes and samplers; arguments and errors as in `load_vae`.
+) -> dict[str, Any]:
+    """A whole Stable Diffusion 1.x in our own classes, the arguments of `TextToImage` by name; see `load_vae`.
 
     What the U-Net predicts, the schedule and its timesteps, the latent scale and the size of the pictures come out of
     the folder's config files. DDIM then takes the same steps as diffusers' DDIMScheduler in a StableDiffusionPipeline
@@ -158,7 +157,8 @@ def load_pipeline(
     tokenizer = load_tokenizer(folder)
     size = unet_values.get("sample_size")
     size = (64 if size is None else size) * vae.config.factor
-    return TextToImage(vae, unet, text_encoder, tokenizer, schedule, size=size, origin=str(source), **sampling)
+    networks = {"vae": vae, "unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
+    return {**networks, "schedule": schedule, "size": size, "origin": str(source), **sampling}
 
 
 def schedule_from_diffusers(values: Mapping[str, Any]) -> tuple[NoiseSchedule, dict[str, Any]]:

@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from course_utils import __version__
+from course_utils.files import write_safely
 from course_utils.models.tokenizer import Tokenizer
-from course_utils.training.cards import REMEDY, check_card, write_card
-from course_utils.training.profiles import get_profile
-from course_utils.training.state import write_safely
+from course_utils.profiles import get_profile
+from course_utils.weights.cards import REMEDY, check_card, write_card
 
 Model = TypeVar("Model", bound=nn.Module)
 MADE_IN = {

@@ -1,10 +1,11 @@
-"""Weights in and out: our networks under the names of diffusers and transformers, and back.
+"""Weights on disk: our own files with their cards, and our networks under the names of diffusers and transformers.
 
-In: `load_pipeline`, `load_vae`, `load_unet`, `load_text_encoder` and `load_tokenizer` (in `pretrained`) read a
-Stable Diffusion 1.x folder in diffusers' format, or fetch one by its hub name: safetensors only, in float32 or half
-precision, text encoders with and without the prefix `text_model.`, VAEs with today's attention names and with those of
-diffusers up to 0.16. Out: `pipeline_to_diffusers` and `save_pipeline` (in `export`). When two networks that should
-agree do not: `first_difference` (in `compare`).
+Our own: `artifacts` (save, find, load) and `cards` (the JSON beside the weights). In: `load_parts`, `load_vae`,
+`load_unet`, `load_text_encoder` and `load_tokenizer` (in `pretrained`) read a Stable Diffusion 1.x folder in diffusers'
+format, or fetch one by its hub name: safetensors only, in float32 or half precision, text encoders with and without
+the prefix `text_model.`, VAEs with today's attention names and with those of diffusers up to 0.16. Out:
+`pipeline_to_diffusers` and `save_pipeline` (in `export`). When two networks that should agree do not:
+`first_difference` (in `compare`).
 
 Not supported; each is refused with an error that says so:
 - Stable Diffusion 2.x (another text encoder, linear projections, a list of head counts);
