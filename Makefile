@@ -47,13 +47,13 @@ notebooks-test: $(READY)  ## run all notebooks in the smoke profile and compare 
 	@$(BIN)/python tools/check.py notebooks
 
 bench: $(READY)  ## speed and memory beside diffusers and transformers, about 8 minutes; QUICK=1 takes one
-	@$(BIN)/python tools/bench.py $(if $(QUICK),--quick)
+	@$(BIN)/python experiments/bench.py $(if $(QUICK),--quick)
 
 release: $(READY)  ## write the student versions to release/; NOTEBOOKS="02_forward_process", DROP=jump,snr
-	@$(BIN)/python tools/release.py $(NOTEBOOKS) $(if $(DROP),--drop $(DROP))
+	@$(BIN)/python teaching/release.py $(NOTEBOOKS) $(if $(DROP),--drop $(DROP))
 
 grade: $(READY)  ## grade a folder with <student>/<notebook>.ipynb in it: make grade SUBMISSIONS=folder
-	@$(BIN)/python tools/grade.py $(if $(SUBMISSIONS),"$(SUBMISSIONS)",$(error give the folder: make grade SUBMISSIONS=handed_in))
+	@$(BIN)/python teaching/grade.py $(if $(SUBMISSIONS),"$(SUBMISSIONS)",$(error give the folder: make grade SUBMISSIONS=handed_in))
 
 clean:  ## remove .venv and caches; keeps artifacts/, which holds what you trained
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build ./*.egg-info

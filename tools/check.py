@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300", "-p", "no:cacheprovider"]
 STAGES: dict[str, list[list[str]]] = {
-    "lint": [["ruff", "check", "course_utils", "tools", "tests", "notebooks"]],
+    "lint": [["ruff", "check", "course_utils", "teaching", "experiments", "tools", "tests", "notebooks"]],
     "types": [["mypy"]],
     "unit": [["pytest", "-q", "-n", "logical", "--dist", "loadfile", "-m", "not slow", "tests"]],
     "sync": [["tools/sync.py", "--check"]],

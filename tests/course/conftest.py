@@ -1,4 +1,4 @@
-"""The maintainer scripts in tools/ are plain files; the tests import them by name."""
+"""The scripts of maintainers, instructors and researchers are plain files; the tests import them by name."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT / folder) for folder in ("tools", "teaching", "experiments")]

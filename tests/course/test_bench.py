@@ -221,5 +221,5 @@ def test_make_bench() -> None:
         return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert "make bench " in shown("-s")
-    assert "tools/bench.py --quick" in shown("-n", "bench", "QUICK=1")
+    assert "experiments/bench.py --quick" in shown("-n", "bench", "QUICK=1")
     assert "--quick" not in shown("-n", "bench")

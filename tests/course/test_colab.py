@@ -157,7 +157,7 @@ def test_the_address_is_kept_in_one_place() -> None:
     address = sync.repository(ROOT)
     files = [
         *ROOT.glob("course_utils/**/*.py"),
-        *ROOT.glob("tools/*.py"),
+        *(path for folder in ("tools", "teaching", "experiments") for path in ROOT.glob(f"{folder}/**/*.py")),
         ROOT / "Makefile",
         ROOT / "environment.yml",
     ]

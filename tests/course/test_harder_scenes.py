@@ -1,4 +1,4 @@
-"""tools/harder_scenes.py, all stages, with networks so small that each trains in a second."""
+"""experiments/harder_scenes.py, all stages, with networks so small that each trains in a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tools/scaling.py: one setting end to end on almost nothing, what a second call does, the tables and the plot."""
+"""experiments/scaling.py: one setting end to end on almost nothing, a second call, the tables and the plot."""
 
 from __future__ import annotations
 

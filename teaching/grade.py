@@ -1,4 +1,4 @@
-"""Grade what came back: `python tools/grade.py FOLDER`, or `make grade SUBMISSIONS=FOLDER`.
+"""Grade what came back: `python teaching/grade.py FOLDER`, or `make grade SUBMISSIONS=FOLDER`.
 
     FOLDER/<student>/<notebook>.ipynb      what is read; or the zip that a learning platform gives
     grading/grades.csv                     a line for each student and notebook
@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 import release  # noqa: E402
 import sync  # noqa: E402

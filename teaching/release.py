@@ -1,4 +1,4 @@
-"""Make the student version of the notebooks: `python tools/release.py [01_vae …]`, or `make release`.
+"""Make the student version of the notebooks: `python teaching/release.py [01_vae …]`, or `make release`.
 
     release/<assignment>/<assignment>.ipynb     to hand out: no solutions, no hidden tests, no outputs
     grading/source/…                            the complete versions that they came from, which make grade needs
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 import nbformat  # noqa: E402
 import sync  # noqa: E402

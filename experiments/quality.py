@@ -1,7 +1,7 @@
 """How good the pictures are, by guidance scale, sampler and number of steps: a table, two plots, a contact sheet.
 
-    python tools/quality.py                     the weights in checkpoints/, about an hour on two cores
-    python tools/quality.py --weights FOLDER --pictures 64 --real 256     others, quicker
+    python experiments/quality.py                     the weights in checkpoints/, about an hour on two cores
+    python experiments/quality.py --weights FOLDER --pictures 64 --real 256     others, quicker
 
 Everything goes to artifacts/quality/. Each row is kept in quality.json as soon as it is there, so that a run that was
 stopped goes on where it was; the table and the pictures are made from that file.

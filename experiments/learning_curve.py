@@ -1,7 +1,7 @@
 """How good the pictures are after how many minutes, from nothing to a trained U-Net: a table and a plot.
 
-    python tools/learning_curve.py                    the cpu profile: training, then some ten minutes of drawing
-    python tools/learning_curve.py --profile smoke    a minute, to see that it works
+    python experiments/learning_curve.py                    the cpu profile: training, then some ten minutes of drawing
+    python experiments/learning_curve.py --profile smoke    a minute, to see that it works
 
 What is timed is what has to be computed for a first picture: drawing the scenes, training the VAE, CLIP and the U-Net
 as notebooks 01, 04 and 05 do, and encoding everything in between. Now and then the U-Net's averaged weights are put

@@ -1,6 +1,6 @@
 """Run one submission, cell by cell, in this process and one kernel: `python worker.py JOB.json`.
 
-Started by tools/grade.py, once for each notebook handed in. Answers with a JSON: the executed notebook, what happened.
+Started by teaching/grade.py for each notebook handed in. Answers with a JSON: the executed notebook, what happened.
 Points are not given here: nbgrader gives them, later, from the outputs.
 """
 
@@ -18,7 +18,8 @@ from typing import Any
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+TEACHING = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TEACHING), str(TEACHING.parent / "tools")]
 
 from sync import source_of  # noqa: E402
 

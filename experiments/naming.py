@@ -1,7 +1,7 @@
 """Naming blind: can a person who has seen no prompts and no list say what the pictures show?
 
-    python tools/naming.py                       draws docs/naming/sheet.png and the key, from checkpoints/
-    python tools/naming.py --answers FILE        a line "number: words" a picture; writes docs/naming/naming.md
+    python experiments/naming.py                       draws docs/naming/sheet.png and the key, from checkpoints/
+    python experiments/naming.py --answers FILE        a line "number: words" a picture; writes docs/naming/naming.md
 
 One picture of each of the 64 objects, not picked out, in a shuffled order, with numbers and nothing else.
 """

@@ -1,4 +1,4 @@
-"""The results of tools/scaling.py as Markdown tables and a plot, in artifacts/ and, if asked, in docs/."""
+"""The results of experiments/scaling.py as Markdown tables and a plot, in artifacts/ and, if asked, in docs/."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def write_report(found: dict[str, Any], root: Path, docs: Path | None = None) ->
     results = sorted(found["settings"].values(), key=lambda r: [r["setting"][key] for key in order])
     times = found["step_times"]
     if not results and not times:
-        print(f"no setting is finished in {root}; run tools/scaling.py without --publish first")
+        print(f"no setting is finished in {root}; run experiments/scaling.py without --publish first")
         return 1
     if any(r["options"] != results[0]["options"] for r in results):
         made = "; ".join(f"{label(r)}: {r['options']}" for r in results)

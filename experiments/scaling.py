@@ -1,9 +1,9 @@
 """What more objects and more pixels cost, and what comes of the same budget: a table and a plot from real runs.
 
-    python tools/scaling.py                        64, 200 and 1,000 objects; 96 and 128 pixels (hours on two cores)
-    python tools/scaling.py --only 200-objects     one setting; --help names them, some go on from the course's weights
-    python tools/scaling.py --time-steps           some minutes: a few steps of each network at 64, 96 and 128 pixels
-    python tools/scaling.py --publish              no training: tables and plot of what is there into docs/
+    python experiments/scaling.py    64, 200 and 1,000 objects; 96 and 128 pixels (hours on two cores)
+    python experiments/scaling.py --only 200-objects   one setting; --help names them
+    python experiments/scaling.py --time-steps   some minutes: a few steps of each network at 64, 96 and 128 pixels
+    python experiments/scaling.py --publish   no training: tables and plot of what is there into docs/
 
 Each setting runs in a process of its own, so that its peak memory is its own, and writes down each stage as it ends:
 the same command goes on where a killed one stopped. Results go to artifacts/<profile>/scaling/. Those of the published

@@ -1,8 +1,8 @@
 """How fast the course is on this machine, beside diffusers and transformers: one run, one table.
 
-    python tools/bench.py              about eight minutes on two cores
-    python tools/bench.py --quick      about a minute: fewer and shorter turns, no memory
-    python tools/bench.py --only unet  one section
+    python experiments/bench.py              about eight minutes on two cores
+    python experiments/bench.py --quick      about a minute: fewer and shorter turns, no memory
+    python experiments/bench.py --only unet  one section
 
 The table goes to the terminal and to artifacts/bench/bench.md, every single round to bench.json beside it. How to read
 it: docs/performance.md.

@@ -1,7 +1,7 @@
 """Harder scenes: two objects, numbers, places beside one another and sizes, trained on and scored as GenEval does.
 
-    python tools/harder_scenes.py                    in the profile that suits this machine
-    python tools/harder_scenes.py --profile smoke    seconds a stage, to see that it runs; the scores mean nothing
+    python experiments/harder_scenes.py                    in the profile that suits this machine
+    python experiments/harder_scenes.py --profile smoke    seconds a stage, to see that it runs; the scores mean nothing
 
 Draws the pictures, trains a detector to judge by, trains on what the notebooks have left (your own parts, else those of
 checkpoints/), draws pictures for prompts of each task and scores them. With --from-nothing VAE, CLIP and U-Net begin
