@@ -20,10 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from course_utils.data.batches import to_uint8
+from course_utils.lessons.boxes import LINE, MARK
 from course_utils.lessons.system_map import system_map as system_map
 from course_utils.training.loop import History
-
-LIT, DIM, INK, LINE, MARK = "#ffd166", "#eef1f4", "#22303c", "#7b8a97", "#d1495b"
 
 Pictures: TypeAlias = Tensor | Sequence[Tensor] | Sequence[Image.Image]
 
@@ -152,7 +151,7 @@ def plot_loss(history: History, title: str = "loss", window: int = 50, log: bool
     width = len(history.losses) - len(smooth) + 1
     middles = [i + (width - 1) / 2 for i in range(len(smooth))]
     axis.plot(history.losses, color=LINE, alpha=0.35, lw=0.7, label="each step")
-    axis.plot(middles, smooth, color="#d1495b", lw=1.5, label=f"mean of {width} steps")
+    axis.plot(middles, smooth, color=MARK, lw=1.5, label=f"mean of {width} steps")
     axis.legend(fontsize=7)
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
