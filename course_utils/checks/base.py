@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -78,6 +79,23 @@ def expect_shape(result: Any, shape: tuple[int, ...], what: str = "the result") 
         raise Mistake(f"{what} must have shape {list(shape)}, got {list(result.shape)}")
     if result.dtype in (torch.float16, torch.bfloat16):
         raise Mistake(f"{what} has half precision, {result.dtype}: that keeps three digits; float32 was given")
+
+
+@contextmanager
+def expect_fit(
+    advice: str, what: str = "shapes", errors: tuple[type[Exception], ...] = (RuntimeError,)
+) -> Iterator[None]:
+    """Around a call of the candidate: torch's error becomes the Mistake "the shapes do not fit (…): advice".
+
+    what: the word in place of "shapes". errors: those that mean this.
+    """
+    try:
+        yield
+    except NotImplementedError:  # a RuntimeError too, but it means "not solved yet"
+        raise
+    except errors as error:
+        first = str(error).split("\n")[0]
+        raise Mistake(f"the {what} do not fit ({first}): {advice}") from None
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:

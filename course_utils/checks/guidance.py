@@ -13,6 +13,7 @@ from course_utils.checks.base import (
     check_for,
     choice,
     close,
+    expect_fit,
     expect_shape,
     expect_untouched,
     fresh_generator,
@@ -133,17 +134,15 @@ def guided(candidate: Callable[..., Any]) -> None:
         denoiser = candidate(_toy_denoiser, cond, uncond, w)
         if not callable(denoiser):
             raise Mistake("guided must return a denoiser, a function of (x_t, t), not a prediction")
+        advice = (
+            f"cond has {rows} rows and uncond {blank_rows}, for a batch of 4; repeat each for the batch, as "
+            "batch_context does"
+        )
         try:
-            result = denoiser(x_t, t)
+            with expect_fit(advice):
+                result = denoiser(x_t, t)
         except TypeError as error:
             raise Mistake(f"the function that guided returns must take (x_t, t) alone ({error})") from None
-        except NotImplementedError:  # a RuntimeError too, but it means "not solved yet"
-            raise
-        except RuntimeError as error:
-            raise Mistake(
-                f"the shapes do not fit ({str(error).splitlines()[0]}): cond has {rows} rows and uncond {blank_rows}, "
-                "for a batch of 4; repeat each for the batch, as batch_context does"
-            ) from None
         expect_untouched("x_t, cond, uncond", before, [x_t, cond, uncond])
         expect_shape(result, tuple(x_t.shape), "the guided prediction")
         with_condition = _toy_denoiser(x_t, t, cond.expand(4, -1, -1))
