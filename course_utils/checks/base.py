@@ -182,11 +182,23 @@ def expect_device(candidate: Callable[..., Any], *arguments: Any, remedy: str) -
         raise Mistake(f"the result lies on another device than what was given: {remedy}")
 
 
-def choice(answer: Any, right: str, replies: dict[str, str]) -> None:
-    """Mistake unless the answer is the right one of several; `replies` says to each wrong one what to think of."""
-    options = sorted([right, *replies])
-    given = answer.strip().lower() if isinstance(answer, str) else ""
-    if given not in options:
-        raise Mistake(f"return one of {', '.join(map(repr, options))}, got {answer!r}")
-    if given in replies:
-        raise Mistake(replies[given])
+def check_choice(name: str, right: str, replies: dict[str, str]) -> Callable[[Any], Callable]:
+    """The check of a question with several answers, which a function without arguments gives back as a letter or word.
+
+    replies: to each wrong answer, what to think of.
+    """
+
+    def reference() -> str:
+        return right
+
+    def test(candidate: Callable[[], Any]) -> None:
+        answer = candidate()
+        given = answer.strip().lower() if isinstance(answer, str) else ""
+        if given in replies:
+            raise Mistake(replies[given])
+        if given != right:
+            raise Mistake(f"return one of {', '.join(map(repr, sorted([right, *replies])))}, got {answer!r}")
+
+    reference.__name__ = name
+    test.__doc__ = f"One of {', '.join(sorted([right, *replies]))}."
+    return check_for(reference)(test)

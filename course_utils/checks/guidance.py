@@ -10,8 +10,8 @@ from torch import Tensor
 
 from course_utils.checks.base import (
     Mistake,
+    check_choice,
     check_for,
-    choice,
     close,
     expect_fit,
     expect_shape,
@@ -90,23 +90,16 @@ def drop_condition(candidate: Callable[..., Any]) -> None:
 # --- what w = 0 draws -----------------------------------------------------------------------------------------
 
 
-def _w_zero() -> str:
-    """Reference: uncond + 0 · (cond − uncond) is the unconditional prediction."""
-    return "b"
-
-
-_w_zero.__name__ = "w_zero"
-
-
-@check_for(_w_zero)
-def w_zero(candidate: Callable[..., Any]) -> None:
-    """The letter of one of four answers."""
-    replies = {
+# What is left is the unconditional prediction: uncond + 0 · (cond − uncond).
+w_zero = check_choice(
+    "w_zero",
+    "b",
+    {
         "a": "the noise is still removed: put w = 0 into the formula and see which of the two predictions is left",
         "c": "that would take a w below 0, away from the prompt; put w = 0 into the formula",
         "d": "that is w = 1: put w = 0 into the formula and see which of the two predictions is left",
-    }
-    choice(candidate(), "b", replies)
+    },
+)
 
 
 # --- guided -------------------------------------------------------------------------------------------------
