@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -78,6 +79,23 @@ def expect_shape(result: Any, shape: tuple[int, ...], what: str = "the result") 
         raise Mistake(f"{what} must have shape {list(shape)}, got {list(result.shape)}")
     if result.dtype in (torch.float16, torch.bfloat16):
         raise Mistake(f"{what} has half precision, {result.dtype}: that keeps three digits; float32 was given")
+
+
+@contextmanager
+def expect_fit(
+    advice: str, what: str = "shapes", errors: tuple[type[Exception], ...] = (RuntimeError,)
+) -> Iterator[None]:
+    """Around a call of the candidate: torch's error becomes the Mistake "the shapes do not fit (…): advice".
+
+    what: the word in place of "shapes". errors: those that mean this.
+    """
+    try:
+        yield
+    except NotImplementedError:  # a RuntimeError too, but it means "not solved yet"
+        raise
+    except errors as error:
+        first = str(error).split("\n")[0]
+        raise Mistake(f"the {what} do not fit ({first}): {advice}") from None
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
@@ -164,11 +182,23 @@ def expect_device(candidate: Callable[..., Any], *arguments: Any, remedy: str) -
         raise Mistake(f"the result lies on another device than what was given: {remedy}")
 
 
-def choice(answer: Any, right: str, replies: dict[str, str]) -> None:
-    """Mistake unless the answer is the right one of several; `replies` says to each wrong one what to think of."""
-    options = sorted([right, *replies])
-    given = answer.strip().lower() if isinstance(answer, str) else ""
-    if given not in options:
-        raise Mistake(f"return one of {', '.join(map(repr, options))}, got {answer!r}")
-    if given in replies:
-        raise Mistake(replies[given])
+def check_choice(name: str, right: str, replies: dict[str, str]) -> Callable[[Any], Callable]:
+    """The check of a question with several answers, which a function without arguments gives back as a letter or word.
+
+    replies: to each wrong answer, what to think of.
+    """
+
+    def reference() -> str:
+        return right
+
+    def test(candidate: Callable[[], Any]) -> None:
+        answer = candidate()
+        given = answer.strip().lower() if isinstance(answer, str) else ""
+        if given in replies:
+            raise Mistake(replies[given])
+        if given != right:
+            raise Mistake(f"return one of {', '.join(map(repr, sorted([right, *replies])))}, got {answer!r}")
+
+    reference.__name__ = name
+    test.__doc__ = f"One of {', '.join(sorted([right, *replies]))}."
+    return check_for(reference)(test)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from course_utils.checks.base import (
     Mistake,
+    check_choice,
     check_for,
-    choice,
     expect_dtype,
     expect_shape,
     expect_untouched,
@@ -276,23 +276,16 @@ def cosine_betas(candidate: Callable[..., Any]) -> None:
         raise Mistake("without arguments it should be T = 1000, s = 0.008, max_beta = 0.999")
 
 
-def _noisy_latent() -> str:
-    """Reference: one latent number stands for a patch of pixels and its neighbourhood."""
-    return "b"
-
-
-_noisy_latent.__name__ = "noisy_latent"
-
-
-@check_for(_noisy_latent)
-def noisy_latent(candidate: Callable[[], Any]) -> None:
-    """What the decoder makes of a latent with noise on it."""
-    replies = {
+# One latent number stands for a patch of pixels and its neighbourhood.
+noisy_latent = check_choice(
+    "noisy_latent",
+    "b",
+    {
         "a": "grain differs from pixel to pixel; how many pixels does one latent number stand for?",
         "c": "paler is what the factor √ᾱ alone would do; but noise was added, and the decoder has to draw it somehow",
         "d": "noise is added to each latent number by itself; it does not know of any other picture",
-    }
-    choice(candidate(), "b", replies)
+    },
+)
 
 
 @check_for(schedules.snr)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from course_utils.checks.base import (
     Mistake,
+    check_choice,
     check_for,
-    choice,
     close,
+    expect_fit,
     expect_shape,
     expect_untouched,
     fresh_generator,
@@ -89,23 +90,16 @@ def drop_condition(candidate: Callable[..., Any]) -> None:
 # --- what w = 0 draws -----------------------------------------------------------------------------------------
 
 
-def _w_zero() -> str:
-    """Reference: uncond + 0 · (cond − uncond) is the unconditional prediction."""
-    return "b"
-
-
-_w_zero.__name__ = "w_zero"
-
-
-@check_for(_w_zero)
-def w_zero(candidate: Callable[..., Any]) -> None:
-    """The letter of one of four answers."""
-    replies = {
+# What is left is the unconditional prediction: uncond + 0 · (cond − uncond).
+w_zero = check_choice(
+    "w_zero",
+    "b",
+    {
         "a": "the noise is still removed: put w = 0 into the formula and see which of the two predictions is left",
         "c": "that would take a w below 0, away from the prompt; put w = 0 into the formula",
         "d": "that is w = 1: put w = 0 into the formula and see which of the two predictions is left",
-    }
-    choice(candidate(), "b", replies)
+    },
+)
 
 
 # --- guided -------------------------------------------------------------------------------------------------
@@ -133,17 +127,15 @@ def guided(candidate: Callable[..., Any]) -> None:
         denoiser = candidate(_toy_denoiser, cond, uncond, w)
         if not callable(denoiser):
             raise Mistake("guided must return a denoiser, a function of (x_t, t), not a prediction")
+        advice = (
+            f"cond has {rows} rows and uncond {blank_rows}, for a batch of 4; repeat each for the batch, as "
+            "batch_context does"
+        )
         try:
-            result = denoiser(x_t, t)
+            with expect_fit(advice):
+                result = denoiser(x_t, t)
         except TypeError as error:
             raise Mistake(f"the function that guided returns must take (x_t, t) alone ({error})") from None
-        except NotImplementedError:  # a RuntimeError too, but it means "not solved yet"
-            raise
-        except RuntimeError as error:
-            raise Mistake(
-                f"the shapes do not fit ({str(error).splitlines()[0]}): cond has {rows} rows and uncond {blank_rows}, "
-                "for a batch of 4; repeat each for the batch, as batch_context does"
-            ) from None
         expect_untouched("x_t, cond, uncond", before, [x_t, cond, uncond])
         expect_shape(result, tuple(x_t.shape), "the guided prediction")
         with_condition = _toy_denoiser(x_t, t, cond.expand(4, -1, -1))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from course_utils.checks.base import (
     Mistake,
+    check_choice,
     check_for,
-    choice,
     close,
     expect_dtype,
     expect_shape,
@@ -29,22 +29,16 @@ __all__ = ["dpmpp_2m_step", "draw_latents", "first_guess", "inpaint", "slerp", "
 # --- first_guess --------------------------------------------------------------------------------------------
 
 
-def _first_guess() -> str:
-    return "C"  # where x_T says nothing, the least squared error is the mean
-
-
-_first_guess.__name__ = "first_guess"
-
-
-@check_for(_first_guess)
-def first_guess(candidate: Callable[[], Any]) -> None:
-    """A choice of four, made before the plot is shown."""
-    replies = {
+# Where x_T says nothing, the least squared error is the mean.
+first_guess = check_choice(
+    "first_guess",
+    "c",
+    {
         "a": "the noise is what the prediction leaves out: x̂_0 is an estimate of the clean latent",
         "b": "for that it would have to know which dog; x_T was drawn without looking at any",
         "d": "it does know something: the sentence. What would you answer if you saw nothing but the caption?",
-    }
-    choice(candidate(), "c", replies)
+    },
+)
 
 
 # --- slerp --------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from course_utils.checks.base import (
     Mistake,
+    check_choice,
     check_for,
-    choice,
     close,
     expect_shape,
     expect_untouched,
@@ -207,21 +207,14 @@ def ddim_step(candidate: Callable[..., Any]) -> None:
 # --- a prediction -------------------------------------------------------------------------------------------
 
 
-def _five_steps() -> str:
-    """Reference: DDPM with σ² = β; the notebook measures it right after the question."""
-    return "large"
-
-
-_five_steps.__name__ = "five_steps"
-
-
-@check_for(_five_steps)
-def five_steps(candidate: Callable[[], Any]) -> None:
-    """Which step comes closest in five strides, if the denoiser is perfect: "ddim", "small" (β̃) or "large" (β)?"""
-    replies = {
+# If the denoiser is perfect, DDPM with σ² = β comes closest; the notebook measures it right after the question.
+five_steps = check_choice(
+    "five_steps",
+    "large",
+    {
         "ddim": "DDIM adds no noise at all, so the doubt about x_0 that is left at each long stride is nowhere made "
         "up for: its points end too close together. What would widen them again?",
         "small": "β̃ is the spread of one who knows x_0. The sampler knows a mean only, so the true step back is wider "
         "by the doubt about x_0, and in long strides that doubt is large: β̃ adds too little noise",
-    }
-    choice(candidate(), "large", replies)
+    },
+)

@@ -16,6 +16,7 @@ from course_utils.checks.base import (
     close,
     expect_device,
     expect_dtype,
+    expect_fit,
     expect_shape,
     expect_untouched,
     fresh_generator,
@@ -132,15 +133,11 @@ def cross_attention(candidate: Callable[..., Any]) -> None:
         key_weight, value_weight = random_tensor(2, width, context_width) / context_width**0.5 * 2
         inputs = [pixels, words, query_weight, key_weight, value_weight]
         before = [x.clone() for x in inputs]
-        try:
+        with expect_fit(
+            "queries come from pixels [B, N, width], keys and values from words [B, L, context_width], and "
+            "F.linear(x, weight) is x @ weight.T"
+        ):
             result = candidate(*inputs, heads)
-        except NotImplementedError:  # a RuntimeError too, but it means "not solved yet"
-            raise
-        except RuntimeError as error:
-            raise Mistake(
-                f"the shapes do not fit ({str(error).splitlines()[0]}): queries come from pixels [B, N, width], keys "
-                "and values from words [B, L, context_width], and F.linear(x, weight) is x @ weight.T"
-            ) from None
         expect_untouched("pixels, words, weights", before, inputs)
         wanted = (batch, pixels_count, width)
         if isinstance(result, Tensor) and result.shape == (batch, words_count, width):
@@ -254,16 +251,13 @@ def unet_forward(candidate: Callable[..., Any]) -> None:
         net = _random_unet(config)
         x_t, t, context = random_tensor(2, 4, 4, 4), torch.tensor([20, 900]), random_tensor(2, 3, 6)
         before = [x_t.clone(), t.clone(), context.clone()]
+        advice = (
+            "put aside what comes out of conv_in, of each layer and of each halving on the way down, and join the last "
+            "one put aside to x before each layer on the way up; double the side at the end of a level"
+        )
         try:
-            result = candidate(net, x_t, t, context)
-        except NotImplementedError:  # a RuntimeError too, but it means "not solved yet"
-            raise
-        except (RuntimeError, ValueError) as error:
-            raise Mistake(
-                f"the maps do not fit ({str(error).splitlines()[0]}): put aside what comes out of conv_in, of each "
-                "layer and of each halving on the way down, and join the last one put aside to x before each layer on "
-                "the way up; double the side at the end of a level"
-            ) from None
+            with expect_fit(advice, "maps", (RuntimeError, ValueError)):
+                result = candidate(net, x_t, t, context)
         except IndexError as error:
             raise Mistake(
                 f"there are too few maps ({error}): one for each layer on the way up is wanted, that is the one out of "
@@ -273,9 +267,11 @@ def unet_forward(candidate: Callable[..., Any]) -> None:
         if isinstance(result, Tensor) and result.shape[1:2] == (channels[0],):
             raise Mistake(f"{channels[0]} channels come out, {list(result.shape)}: conv_out is missing at the end")
         expect_shape(result, tuple(x_t.shape), "the prediction")
-        right = _walk(net, x_t, t, context)
-        if not close(result.detach(), right.detach()):
-            slips = {words: _walk(net, x_t, t, context, slip=slip).detach() for slip, words in _WALKS.items()}
+        with torch.no_grad():
+            right = _walk(net, x_t, t, context)
+        if not close(result.detach(), right):
+            with torch.no_grad():
+                slips = {words: _walk(net, x_t, t, context, slip=slip) for slip, words in _WALKS.items()}
             raise name_it(
                 result.detach(),
                 slips,

@@ -12,8 +12,8 @@ from torch.distributions import Normal, kl_divergence
 
 from course_utils.checks.base import (
     Mistake,
+    check_choice,
     check_for,
-    choice,
     close,
     expect_dtype,
     expect_shape,
@@ -278,23 +278,16 @@ def vae_loss(candidate: Callable[..., Any]) -> None:
             raise Mistake("the value is right but the gradients are not: is a part detached?")
 
 
-def _bears_noise() -> str:
-    """Reference: the larger β, the gentler the decoder; the notebook measures it right after the question."""
-    return "c"
-
-
-_bears_noise.__name__ = "bears_noise"
-
-
-@check_for(_bears_noise)
-def bears_noise(candidate: Callable[[], Any]) -> None:
-    """Which of the three models loses least when its latents are disturbed."""
-    replies = {
+# The larger β, the gentler the decoder; the notebook measures it right after the question.
+bears_noise = check_choice(
+    "bears_noise",
+    "c",
+    {
         "a": "without a cloud the decoder was only ever shown single points: nothing tells it what lies beside them",
         "b": "it was trained on clouds, but on narrow ones: what makes clouds wider?",
         "d": "the pushes are the same share of each model's spread, but only some decoders have met disturbed latents",
-    }
-    choice(candidate(), "c", replies)
+    },
+)
 
 
 @check_for(package.measure_latent_scale)

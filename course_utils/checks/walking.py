@@ -18,9 +18,27 @@ from course_utils.checks.base import (
     name_it,
     random_tensor,
 )
+from course_utils.diffusion.editing import inpaint_blend
 from course_utils.diffusion.forward import add_noise
 from course_utils.diffusion.samplers import ddim_step
 from course_utils.diffusion.schedule import NoiseSchedule
+
+
+def _walk(
+    denoiser: Callable[[Tensor, Tensor], Tensor],
+    schedule: NoiseSchedule,
+    x: Tensor,
+    timesteps: Tensor,
+    prediction_type: str,
+    put_back: Callable[[Tensor, int], Tensor] = lambda x, t: x,
+) -> Iterator[Tensor]:
+    """DDIM from timesteps[0] down to the last one, and from there to −1; `put_back` has a hand in x after each step."""
+    times = timesteps.tolist()
+    for t, t_prev in zip(times, [*times[1:], -1], strict=True):
+        prediction = denoiser(x, torch.full((len(x),), t, device=x.device))
+        x = put_back(ddim_step(schedule, prediction, x, t, t_prev, prediction_type=prediction_type), t_prev)
+        yield x
+
 
 # --- draw_latents -------------------------------------------------------------------------------------------
 
@@ -33,11 +51,7 @@ def _draw_latents(
     prediction_type: str = "v_prediction",
 ) -> Iterator[Tensor]:
     """Reference: DDIM from timesteps[0] down to the last one, and from there to −1."""
-    times = timesteps.tolist()
-    for t, t_prev in zip(times, [*times[1:], -1], strict=True):
-        prediction = denoiser(x, torch.full((len(x),), t, device=x.device))
-        x = ddim_step(schedule, prediction, x, t, t_prev, prediction_type=prediction_type)
-        yield x
+    return _walk(denoiser, schedule, x, timesteps, prediction_type)
 
 
 _draw_latents.__name__ = "draw_latents"
@@ -64,6 +78,30 @@ class _Recorder:
         return torch.tanh(x.roll(1, dims=-1)) + 0.003 * t.reshape(-1, 1, 1, 1)
 
 
+def _steps_of(result: Any, denoiser: _Recorder, times: list[int], shape: tuple[int, ...]) -> list[Tensor]:
+    """What a learner's loop gave, as a list: one x a step, after the denoiser was asked once at each of the times."""
+    if result is None:
+        raise Mistake("it gives nothing back: yield x after each step (or return a list of them)")
+    if isinstance(result, Tensor):
+        raise Mistake("it gives one tensor; yield x inside the loop, after each step, so that all can be seen")
+    steps = list(result)
+    if denoiser.times == times[::-1]:
+        raise Mistake(f"the times rise in yours; drawing goes from the noisiest, {times[0]}, down to {times[-1]}")
+    if denoiser.times == times[:-1]:
+        raise Mistake(
+            f"the denoiser is never asked at the last time, {times[-1]}: there is one more step, from there to −1"
+        )
+    if denoiser.times != times:
+        raise Mistake(f"the denoiser should be asked once at each of {times}; yours asks at {denoiser.times}")
+    if len(steps) == len(times) + 1:
+        raise Mistake("the noise you start from is among the results; yield only what comes after a step")
+    if len(steps) != len(times):
+        raise Mistake(f"{len(times)} steps should give {len(times)} latents, got {len(steps)}")
+    for step in steps:
+        expect_shape(step, shape, "each x")
+    return steps
+
+
 def _wrong_walk(kind: str, schedule: NoiseSchedule, x_T: Tensor, times: list[int], prediction_type: str) -> Tensor:
     """Where the loop ends if it is wrong in a way that people get it wrong."""
     denoiser, x = _Recorder(), x_T
@@ -81,29 +119,11 @@ def draw_latents(candidate: Callable[..., Any]) -> None:
     """The times asked for, x after each step, a case whose end is known, and a start midway."""
     schedule = NoiseSchedule.cosine(60)
     for prediction_type, timesteps in (("v_prediction", schedule.timesteps(6)), ("sample", torch.tensor([23, 11, 4]))):
-        x_T, denoiser = random_tensor(2, 4, 3, 3), _Recorder()
+        x_T, denoiser, times = random_tensor(2, 4, 3, 3), _Recorder(), timesteps.tolist()
         before = x_T.clone()
         result = candidate(denoiser, schedule, x_T, timesteps, prediction_type)
-        if result is None:
-            raise Mistake("it gives nothing back: yield x after each step (or return a list of them)")
-        if isinstance(result, Tensor):
-            raise Mistake("it gives one tensor; yield x inside the loop, after each step, so that all can be seen")
-        steps, times = list(result), timesteps.tolist()
+        steps = _steps_of(result, denoiser, times, tuple(x_T.shape))
         expect_untouched("x", [before], [x_T])
-        if denoiser.times == times[::-1]:
-            raise Mistake(f"the times rise in yours; drawing goes from the noisiest, {times[0]}, down to {times[-1]}")
-        if denoiser.times == times[:-1]:
-            raise Mistake(
-                f"the denoiser is never asked at the last time, {times[-1]}: there is one more step, from there to −1"
-            )
-        if denoiser.times != times:
-            raise Mistake(f"the denoiser should be asked once at each of {times}; yours asks at {denoiser.times}")
-        if len(steps) == len(times) + 1:
-            raise Mistake("the noise you start from is among the results; yield only what comes after a step")
-        if len(steps) != len(times):
-            raise Mistake(f"{len(times)} steps should give {len(times)} latents, got {len(steps)}")
-        for step in steps:
-            expect_shape(step, tuple(x_T.shape), "each x")
         slips = {
             "after t comes the next of the timesteps, not t − 1: you take a stride of one and skip the rest": "t-1",
             "the last step goes to −1, where no noise is left; yours stops at 0": "floor 0",
@@ -150,13 +170,11 @@ def _inpaint(
     prediction_type: str = "v_prediction",
 ) -> Iterator[Tensor]:
     """Reference: after each DDIM step the known part is put back, noised to where the step has arrived."""
-    times = timesteps.tolist()
-    for t, t_prev in zip(times, [*times[1:], -1], strict=True):
-        prediction = denoiser(x, torch.full((len(x),), t, device=x.device))
-        x = ddim_step(schedule, prediction, x, t, t_prev, prediction_type=prediction_type)
-        known_t = known if t_prev < 0 else add_noise(schedule, known, t_prev, noise)
-        x = mask * x + (1 - mask) * known_t
-        yield x
+
+    def put_back(x: Tensor, t: int) -> Tensor:
+        return inpaint_blend(x, known if t < 0 else add_noise(schedule, known, t, noise), mask)
+
+    return _walk(denoiser, schedule, x, timesteps, prediction_type, put_back)
 
 
 _inpaint.__name__ = "inpaint"
@@ -201,16 +219,8 @@ def inpaint(candidate: Callable[..., Any]) -> None:
         given, denoiser = [x_T, known, mask, noise], _Recorder()
         before = [value.clone() for value in given]
         result = candidate(denoiser, schedule, x_T, timesteps, known, mask, noise, prediction_type)
-        if result is None or isinstance(result, Tensor):
-            raise Mistake("it must give x after each step: yield x inside the loop (or return a list of them)")
-        steps, times = list(result), timesteps.tolist()
+        steps = _steps_of(result, denoiser, timesteps.tolist(), tuple(x_T.shape))
         expect_untouched("x, known, mask, noise", before, given)
-        if denoiser.times != times:
-            raise Mistake(f"the denoiser should be asked once at each of {times}; yours asks at {denoiser.times}")
-        if len(steps) != len(times):
-            raise Mistake(f"{len(times)} steps should give {len(times)} latents, got {len(steps)}")
-        for step in steps:
-            expect_shape(step, tuple(x_T.shape), "each x")
         right = list(_inpaint(_Recorder(), schedule, x_T, timesteps, known, mask, noise, prediction_type))
         if all(close(a, b) for a, b in zip(steps, right, strict=True)):
             continue

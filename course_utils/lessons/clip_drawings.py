@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from course_utils.lessons.boxes import DIM, INK, LINE, LIT, Place, arrow, box
 from course_utils.lessons.clip_plots import NONE, PICTURE, TEXT
-from course_utils.lessons.plots import DIM, INK, LINE, LIT, as_arrays, done
+from course_utils.lessons.plots import as_arrays, done
 from course_utils.models.bpe import WORD_END
 from course_utils.models.clip import CLIPConfig
 from course_utils.models.tokenizer import END, START, Tokenizer
@@ -43,8 +44,7 @@ def show_pieces(tokenizer: Tokenizer, text: str, max_length: int | None = None) 
     figure, axis = plt.subplots(figsize=(8.6, 0.75 * (line + 1) + 0.1))
     for x, line, width, label, number, group in boxes:
         color = "#e3e6e9" if group is None else _PALETTE[group % len(_PALETTE)]
-        shape = FancyBboxPatch((x, -line), width, 0.46, boxstyle="round,pad=0,rounding_size=0.1", fc=color, ec="none")
-        axis.add_patch(shape)
+        box(axis, "", (x + width / 2, 0.23 - line), (width, 0.46), color, "none")
         center = {"x": x + width / 2, "ha": "center", "va": "center"}
         axis.text(y=0.22 - line, s=label, fontsize=8.5, color=INK, family="monospace", **center)
         axis.text(y=-0.17 - line, s=str(number), fontsize=6.5, color=LINE, **center)
@@ -60,14 +60,11 @@ def show_towers(picture: Tensor, pieces: Sequence[str], config: CLIPConfig) -> F
     axis = figure.add_axes((0, 0, 1, 1))
     axis.axis("off")
 
-    def box(x: float, y: float, width: float, text: str, color: str, lit: bool = False) -> None:
-        shape = "round,pad=0,rounding_size=0.15"
-        fill = LIT if lit else DIM
-        axis.add_patch(FancyBboxPatch((x, y - 0.85), width, 1.7, boxstyle=shape, fc=fill, ec=color, lw=1.3))
-        axis.text(x + width / 2, y, text, ha="center", va="center", fontsize=8, color=INK)
+    def part(x: float, y: float, width: float, text: str, color: str, fill: str = DIM) -> None:
+        box(axis, text, (x + width / 2, y), (width, 1.7), fill, color, 1.3, rounding=0.15)
 
-    def arrow(start: tuple[float, float], end: tuple[float, float], color: str) -> None:
-        axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, color=color, lw=1.2))
+    def link(start: Place, end: Place, color: str) -> None:
+        arrow(axis, start, end, color, mutation_scale=10, shrinkA=2, shrinkB=2)
 
     side = config.vision.image_size // config.vision.patch_size
     vision, text = config.vision, config.text
@@ -75,19 +72,19 @@ def show_towers(picture: Tensor, pieces: Sequence[str], config: CLIPConfig) -> F
         (5.4, PICTURE, f"{vision.layers} blocks\nall see all", "class\ntoken", "u"),
         (1.9, TEXT, f"{text.layers} blocks\neach sees\nits left", "end\ntoken", "v"),
     ):
-        box(7.0, y, 2.2, "+ positions", color)
-        box(9.9, y, 2.4, blocks, color, lit=True)
-        box(13.0, y, 1.6, pooled, color)
-        box(15.2, y, 1.5, f"linear,\nlength 1\n{name}", color)
+        part(7.0, y, 2.2, "+ positions", color)
+        part(9.9, y, 2.4, blocks, color, LIT)
+        part(13.0, y, 1.6, pooled, color)
+        part(15.2, y, 1.5, f"linear,\nlength 1\n{name}", color)
         for x, to in ((6.4, 7.0), (9.2, 9.9), (12.3, 13.0), (14.6, 15.2)):
-            arrow((x, y), (to, y), color)
-        arrow((16.7, y), (17.4, 3.65 + (0.5 if y > 3.65 else -0.5)), color)
+            link((x, y), (to, y), color)
+        link((16.7, y), (17.4, 3.65 + (0.5 if y > 3.65 else -0.5)), color)
     axis.add_patch(plt.Circle((18.1, 3.65), 0.95, fc="white", ec=INK, lw=1.3))
     axis.text(18.1, 3.65, "u · v\ncosine", ha="center", va="center", fontsize=8.5, color=INK)
 
     whole = as_arrays(picture[None])[0]
     axis.imshow(whole, extent=(0.1, 2.3, 4.3, 6.5), interpolation="antialiased", zorder=2)
-    arrow((2.4, 5.4), (3.4, 5.4), PICTURE)
+    link((2.4, 5.4), (3.4, 5.4), PICTURE)
     step, size = 2.8 / side, whole.shape[0] // side
     for row in range(side):
         for column in range(side):

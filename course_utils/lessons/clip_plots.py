@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from course_utils.lessons.plots import INK, LINE, Pictures, as_arrays, done, frame
+from course_utils.lessons.boxes import INK, LINE
+from course_utils.lessons.plots import Pictures, as_arrays, done, frame
 
 PICTURE, TEXT, NONE = "#0072b2", "#d55e00", "#e3e6e9"  # blue and vermilion of Okabe and Ito, and grey for "nothing"
 _SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8a7500")

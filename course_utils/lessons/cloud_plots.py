@@ -12,7 +12,8 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import Circle, Ellipse
 from torch import Tensor
 
-from course_utils.lessons.plots import MARK, as_arrays, done
+from course_utils.lessons.boxes import MARK
+from course_utils.lessons.plots import as_arrays, done
 
 CLOUD = "#2a6f97"
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from course_utils.diffusion.schedule import NoiseSchedule
-from course_utils.lessons.plots import LINE, as_arrays, done, frame
+from course_utils.lessons.boxes import LINE
+from course_utils.lessons.plots import as_arrays, done, frame
 
 COLORS = {"linear": "#3a6ea5", "scaled linear": "#d98e04", "cosine": "#b5334f"}
 

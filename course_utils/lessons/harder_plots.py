@@ -14,8 +14,9 @@ from course_utils.data.batches import to_float
 from course_utils.data.descriptions import TASKS, parse_description
 from course_utils.diffusion.forward import add_noise
 from course_utils.evaluation.geneval import TITLES, Cell, Verdict
+from course_utils.lessons.boxes import MARK, TEAL
 from course_utils.lessons.plots import as_arrays, done
-from course_utils.lessons.unet_plots import RED, TEAL, show_word_maps
+from course_utils.lessons.unet_plots import show_word_maps
 from course_utils.models.layers import attention_weights, split_heads, to_picture
 from course_utils.models.transformer import TransformerBlock
 from course_utils.pipeline import TextToImage
@@ -32,7 +33,7 @@ def show_samples(cells: Sequence[Cell], columns: int = 8) -> Figure:
             axis.set(xticks=[], yticks=[], frame_on=False)
         for axis, (cell, i) in zip(line, shown, strict=False):
             verdict = cell.verdicts[i]
-            color = TEAL if verdict.right else RED
+            color = TEAL if verdict.right else MARK
             axis.imshow(as_arrays(cell.pictures[i : i + 1])[0], interpolation="nearest")
             axis.set_title(_two_lines(cell.prompts[i]), fontsize=9, pad=3)
             mark = "✓" if verdict.right else f"✗ {verdict.reason}"

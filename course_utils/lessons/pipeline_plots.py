@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from course_utils.lessons.plots import DIM, INK, LINE, LIT, as_arrays, done, frame
+from course_utils.lessons.boxes import DIM, INK, LINE, LIT, MARK, arrow, box
+from course_utils.lessons.plots import as_arrays, done, frame
 
 NAMES = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ (2M)", "ddpm": "DDPM"}
-COLORS = {"ddim": LINE, "dpmpp_2m": "#d1495b"}
+COLORS = {"ddim": LINE, "dpmpp_2m": MARK}
 
 # The loop: (text, x, y, width, lit), and arrows between the boxes.
 _BOXES = {
@@ -38,33 +38,15 @@ def loop_drawing() -> Figure:
     figure, axis = plt.subplots(figsize=(9.4, 2.3))
     for a, b in _LINKS:
         (_, xa, ya, wa, _), (_, xb, yb, wb, _) = _BOXES[a], _BOXES[b]
-        ends = (xa + wa / 2, ya), (xb - wb / 2, yb)
-        axis.add_patch(
-            FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=11, color=LINE, lw=1.2, shrinkA=0, shrinkB=0)
-        )
+        arrow(axis, (xa + wa / 2, ya), (xb - wb / 2, yb))
     axis.plot([7.75, 7.75, 1.65], [-0.32, -1.05, -1.05], color=INK, lw=1.4)
-    axis.add_patch(
-        FancyArrowPatch(
-            (1.65, -1.05), (1.65, -0.32), arrowstyle="-|>", mutation_scale=11, color=INK, lw=1.4, shrinkA=0, shrinkB=0
-        )
-    )
-    axis.text(
-        4.7,
-        -1.3,
-        "$x_{t'}$ is the next $x_t$, as long as there are times in the list",
-        ha="center",
-        fontsize=8,
-        color=INK,
-    )
+    arrow(axis, (1.65, -1.05), (1.65, -0.32), INK, lw=1.4)
+    back = "$x_{t'}$ is the next $x_t$, as long as there are times in the list"
+    axis.text(4.7, -1.3, back, ha="center", fontsize=8, color=INK)
     axis.text(8.5, 0.48, "at $t' = -1$", ha="center", fontsize=8, color=INK)
     for text, x, y, width, lit in _BOXES.values():
-        axis.add_patch(
-            FancyBboxPatch(
-                (x - width / 2, y - 0.32), width, 0.64, boxstyle="round,pad=0,rounding_size=0.1",
-                fc=LIT if lit else DIM, ec=INK if lit else LINE, lw=1.4 if lit else 0.8,
-            )
-        )  # fmt: skip
-        axis.text(x, y, text, ha="center", va="center", fontsize=8, color=INK)
+        fill, edge, line = (LIT, INK, 1.4) if lit else (DIM, LINE, 0.8)
+        box(axis, text, (x, y), (width, 0.64), fill, edge, line)
     axis.set(xlim=(-0.6, 11.15), ylim=(-1.5, 0.85))
     axis.axis("off")
     return done(figure)
@@ -89,7 +71,6 @@ def show_orders(
         )
         line = [1.6 * by_count[few], 1.6 * by_count[few] * (few / many) ** order]
         left.plot([few, many], line, ls=":" if order == 1 else "-.", lw=1, color="black", label=f"slope −{order}")
-        left.set_xticks(list(by_count), [str(count) for count in by_count])
     left.set(xscale="log", yscale="log", xlabel="steps", ylabel="largest error", title="one Gaussian, its curve known")
     left.set_xticks(list(by_count), [str(count) for count in by_count])
     for (sampler, spacing), distances in away.items():

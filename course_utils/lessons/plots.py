@@ -16,14 +16,14 @@ import torch
 from IPython.display import HTML, DisplayHandle, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from PIL import Image
 from torch import Tensor, nn
 
 from course_utils.data.batches import to_uint8
+from course_utils.lessons.boxes import LINE, MARK
 from course_utils.lessons.system_map import system_map as system_map
 from course_utils.training.loop import History
-
-LIT, DIM, INK, LINE, MARK = "#ffd166", "#eef1f4", "#22303c", "#7b8a97", "#d1495b"
 
 Pictures: TypeAlias = Tensor | Sequence[Tensor] | Sequence[Image.Image]
 
@@ -50,13 +50,15 @@ def show_images(
     Args:
         pictures: [B, 3, H, W] float in [-1, 1] or uint8, or PIL pictures.
         titles: one a picture; long ones are wrapped. columns: pictures a row. size: inches a picture.
+        title: over all of them; wrapped too, taken as plain text, and without what the font cannot draw, such as emoji.
     """
     arrays = as_arrays(pictures)
     columns = max(1, min(columns, len(arrays)))
     rows = -(-len(arrays) // columns)
     wrapped = [_wrap(t, int(size * 15)) for t in titles] if titles else []
     lines = max((t.count("\n") + 1 for t in wrapped), default=0)
-    height = rows * (size + 0.13 * lines) + (0.3 if title else 0)
+    headline = _wrap(_drawable(title or ""), int(columns * size * 11), break_long_words=True)
+    height = rows * (size + 0.13 * lines) + (0.3 + 0.17 * headline.count("\n") if headline else 0)
     figure, axes = plt.subplots(rows, columns, figsize=(columns * size, height), squeeze=False)
     for i, axis in enumerate(axes.flat):
         frame(axis, shown=i < len(arrays))
@@ -64,8 +66,8 @@ def show_images(
             axis.imshow(arrays[i], interpolation="nearest")
             if wrapped:
                 axis.set_title(wrapped[i], fontsize=fontsize, pad=2)
-    if title:
-        figure.suptitle(title, fontsize=10)
+    if headline:
+        figure.suptitle(headline, fontsize=10, parse_math=False)
     return done(figure)
 
 
@@ -152,7 +154,7 @@ def plot_loss(history: History, title: str = "loss", window: int = 50, log: bool
     width = len(history.losses) - len(smooth) + 1
     middles = [i + (width - 1) / 2 for i in range(len(smooth))]
     axis.plot(history.losses, color=LINE, alpha=0.35, lw=0.7, label="each step")
-    axis.plot(middles, smooth, color="#d1495b", lw=1.5, label=f"mean of {width} steps")
+    axis.plot(middles, smooth, color=MARK, lw=1.5, label=f"mean of {width} steps")
     axis.legend(fontsize=7)
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
@@ -208,7 +210,13 @@ def frame(axis: Axes, shown: bool = True) -> None:
     axis.spines[:].set(visible=shown, color="#c8ced4", linewidth=0.5)
 
 
-def _wrap(text: str, width: int) -> str:
+def _drawable(text: str) -> str:
+    """The text without the characters that the figures' font does not have."""
+    font = get_font(findfont(FontProperties()))
+    return "".join(c for c in text if c.isspace() or font.get_char_index(ord(c)))
+
+
+def _wrap(text: str, width: int, break_long_words: bool = False) -> str:
     """Broken at spaces; line breaks and no-break spaces stay what they are."""
-    fill = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
+    fill = partial(textwrap.fill, width=width, break_long_words=break_long_words, break_on_hyphens=False)
     return "\n".join(map(fill, text.split("\n")))

@@ -18,9 +18,8 @@ from torch import Tensor
 from course_utils.diffusion.forward import add_noise
 from course_utils.diffusion.reverse import Denoiser, predict_x0
 from course_utils.diffusion.schedule import NoiseSchedule
+from course_utils.lessons.boxes import GRAY, INK, MARK, TEAL
 from course_utils.lessons.plots import Pictures, as_arrays, done
-
-TEAL, RED, INK, GRAY = "#00798c", "#d1495b", "#22303c", "#8d99a6"
 
 
 def plane(axis: Axes, limit: float, title: str = "") -> None:
@@ -99,7 +98,7 @@ def show_flow(
         track = torch.stack([points.detach().cpu() for points in paths[name]])  # [steps, N, 2]
         for i in range(track.shape[1]):
             line[-1].plot(track[:, i, 0], track[:, i, 1], color=GRAY, lw=0.5, alpha=0.6)
-        line[-1].scatter(*track[0].T, s=4, color=RED, linewidths=0, label="noise")
+        line[-1].scatter(*track[0].T, s=4, color=MARK, linewidths=0, label="noise")
         line[-1].scatter(*track[-1].T, s=4, color=TEAL, linewidths=0, label="drawn")
         plane(line[-1], limit, "paths of DDIM")
         line[0].set_ylabel(name, fontsize=9)
@@ -120,20 +119,20 @@ def plot_bound_chain() -> Figure:
     terms = ["$L_0$", "$L_1$", "", "", "$L_{T-1}$"]
     for i, term in enumerate(terms):
         forth = {"arrowstyle": "-|>", "color": TEAL, "lw": 1.5, "connectionstyle": "arc3,rad=-0.35"}
-        back = {"arrowstyle": "-|>", "color": RED, "lw": 1.5, "connectionstyle": "arc3,rad=-0.35"}
+        back = {"arrowstyle": "-|>", "color": MARK, "lw": 1.5, "connectionstyle": "arc3,rad=-0.35"}
         axis.annotate("", (i + 0.82, 0.2), (i + 0.18, 0.2), arrowprops=forth)
         axis.annotate("", (i + 0.18, -0.2), (i + 0.82, -0.2), arrowprops=back)
-        axis.text(i + 0.5, -0.66, term, ha="center", fontsize=12, color=RED)
+        axis.text(i + 0.5, -0.66, term, ha="center", fontsize=12, color=MARK)
     axis.text(0.5, 0.45, "$q(x_1|x_0)$", ha="center", fontsize=9, color=TEAL)
     axis.text(1.5, 0.45, "$q(x_2|x_1)$", ha="center", fontsize=9, color=TEAL)
     axis.text(4.5, 0.45, "$q(x_T|x_{T-1})$", ha="center", fontsize=9, color=TEAL)
     axis.text(5.38, 0.0, "$L_T$:  is it N(0, 1)?", ha="left", va="center", fontsize=10, color=INK)
-    axis.text(0.5, -1.0, "$p(x_0|x_1)$", ha="center", fontsize=9, color=RED)
-    axis.text(1.5, -1.0, "$p(x_1|x_2)$", ha="center", fontsize=9, color=RED)
-    axis.text(4.5, -1.0, "$p(x_{T-1}|x_T)$", ha="center", fontsize=9, color=RED)
+    axis.text(0.5, -1.0, "$p(x_0|x_1)$", ha="center", fontsize=9, color=MARK)
+    axis.text(1.5, -1.0, "$p(x_1|x_2)$", ha="center", fontsize=9, color=MARK)
+    axis.text(4.5, -1.0, "$p(x_{T-1}|x_T)$", ha="center", fontsize=9, color=MARK)
     axis.text(-0.4, 0.45, "q, fixed:", ha="right", va="center", fontsize=9, color=TEAL)
-    axis.text(-0.4, -0.63, "term of the bound:", ha="right", va="center", fontsize=9, color=RED)
-    axis.text(-0.4, -0.96, "p, learned:", ha="right", va="center", fontsize=9, color=RED)
+    axis.text(-0.4, -0.63, "term of the bound:", ha="right", va="center", fontsize=9, color=MARK)
+    axis.text(-0.4, -0.96, "p, learned:", ha="right", va="center", fontsize=9, color=MARK)
     axis.set(xlim=(-1.9, 7.1), ylim=(-1.15, 0.7))
     axis.set_aspect("equal")
     axis.axis("off")
@@ -149,7 +148,7 @@ def plot_bound_bars(rows: Mapping[str, Tensor], groups: Sequence[tuple[str, int,
     """
     figure, axis = plt.subplots(figsize=(9, 3))
     width = 0.8 / len(rows)
-    for i, ((name, terms), color) in enumerate(zip(rows.items(), (GRAY, TEAL, RED, INK), strict=False)):
+    for i, ((name, terms), color) in enumerate(zip(rows.items(), (GRAY, TEAL, MARK, INK), strict=False)):
         heights = [terms[first:last].sum().item() for _, first, last in groups]
         places = [k + (i - (len(rows) - 1) / 2) * width for k in range(len(groups))]
         bars = axis.bar(places, heights, width * 0.92, color=color, label=f"{name}: sum {terms.sum().item():.2f}")
@@ -168,10 +167,10 @@ def plot_rotation(degrees: float = 35) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.9))
     for axis, angle in zip(axes, (8, degrees, 82), strict=True):
         c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        arrows = {"$x_0$": (1, 0, GRAY), r"$\varepsilon$": (0, 1, GRAY), "$x_t$": (c, s, TEAL), "$v$": (-s, c, RED)}
+        arrows = {"$x_0$": (1, 0, GRAY), r"$\varepsilon$": (0, 1, GRAY), "$x_t$": (c, s, TEAL), "$v$": (-s, c, MARK)}
         turn = torch.linspace(0, math.radians(angle), 40)
         axis.plot(0.45 * turn.cos(), 0.45 * turn.sin(), color=TEAL, lw=1)
-        axis.plot(-0.45 * turn.sin(), 0.45 * turn.cos(), color=RED, lw=1)
+        axis.plot(-0.45 * turn.sin(), 0.45 * turn.cos(), color=MARK, lw=1)
         for name, (x, y, color) in arrows.items():
             axis.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "lw": 1.8})
             beside = 0.13 if angle < 45 else -0.13  # ε is written on the side where v or x_t does not come
@@ -180,7 +179,7 @@ def plot_rotation(degrees: float = 35) -> Figure:
             axis.text(x + shift[0], y + shift[1], name, ha="center", va="center", fontsize=12, color=color)
         half = math.radians(angle / 2)
         if angle > 20:
-            for x, y, color in ((math.cos(half), math.sin(half), TEAL), (-math.sin(half), math.cos(half), RED)):
+            for x, y, color in ((math.cos(half), math.sin(half), TEAL), (-math.sin(half), math.cos(half), MARK)):
                 axis.text(0.58 * x, 0.58 * y, "φ", ha="center", va="center", fontsize=10, color=color)
         axis.set(xlim=(-1.3, 1.35), ylim=(-0.3, 1.3), xticks=[], yticks=[])
         axis.set_aspect("equal")

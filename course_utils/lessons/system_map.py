@@ -7,9 +7,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-LIT, DIM, INK, LINE, PALE = "#ffd166", "#eef1f4", "#22303c", "#7b8a97", "#5b6975"
+from course_utils.lessons.boxes import DIM, INK, LINE, LIT, arrow, box
+
+PALE = "#5b6975"
 HALF = 0.31  # half the height of a box
 
 # name -> (text, x, y, width). The U-Net is one network that is asked twice at each step, so it has two boxes.
@@ -46,25 +47,28 @@ def system_map(*lit: str) -> Figure:
     on = {*lit, *(_LIT_TOGETHER[name] for name in lit if name in _LIT_TOGETHER)}
     figure, axis = plt.subplots(figsize=(8.8, 4.2))
     for a, b in [("picture", "encoder"), ("encoder", "latent"), ("latent", "forward"), ("forward", "noisy")]:
-        _arrow(axis, _right(a), _left(b))
-    _arrow(axis, _right("prompt"), _left("clip", 0.12))
-    _arrow(axis, _right("nothing"), _left("clip", -0.12))
-    _arrow(axis, _right("clip", 0.12), _left("unet"))
-    _arrow(axis, _right("clip", -0.12), _left("unet again"))
-    _arrow(axis, _right("unet"), _left("guidance", 0.12), text="c", at=(4.48, 1.41))
-    _arrow(axis, _right("unet again"), _left("guidance", -0.12), text="u", at=(4.48, 0.56))
-    _arrow(axis, _right("guidance"), _left("sampler"))
+        arrow(axis, _right(a), _left(b))
+    arrow(axis, _right("prompt"), _left("clip", 0.12))
+    arrow(axis, _right("nothing"), _left("clip", -0.12))
+    arrow(axis, _right("clip", 0.12), _left("unet"))
+    arrow(axis, _right("clip", -0.12), _left("unet again"))
+    arrow(axis, _right("unet"), _left("guidance", 0.12))
+    _say(axis, "c", 4.48, 1.41, "center")
+    arrow(axis, _right("unet again"), _left("guidance", -0.12))
+    _say(axis, "u", 4.48, 0.56, "center")
+    arrow(axis, _right("guidance"), _left("sampler"))
     _loop(axis)
     x, y, _ = _place("drawn")
-    _arrow(axis, (x, 1.0 - HALF), (x, y + HALF), text="after T steps", at=(x + 0.07, 0.36), side="left")
-    _arrow(axis, _left("drawn"), _right("decoder"))
-    _arrow(axis, _left("decoder"), _right("output"))
+    arrow(axis, (x, 1.0 - HALF), (x, y + HALF))
+    _say(axis, "after T steps", x + 0.07, 0.36)
+    arrow(axis, _left("drawn"), _right("decoder"))
+    arrow(axis, _left("decoder"), _right("output"))
     x, y, _ = _place("noisy")
-    _arrow(
-        axis, (x + 0.55, y), (x + 1.0, y), text="to the U-Net, which\nlearns to undo it", at=(x + 1.05, y), side="left"
-    )
+    arrow(axis, (x + 0.55, y), (x + 1.0, y))
+    _say(axis, "to the U-Net, which\nlearns to undo it", x + 1.05, y)
     for name, (text, x, y, width) in _PARTS.items():
-        _box(axis, text, (x, y), width, name in on)
+        fill, edge, line, ink = (LIT, INK, 1.6, INK) if name in on else (DIM, LINE, 0.8, PALE)
+        box(axis, text, (x, y), (width, 2 * HALF), fill, edge, line, ink)
     axis.text(-0.55, 3.62, "training: the U-Net sees latents that were noised on purpose", **_SAID)
     axis.text(-0.55, 2.18, "drawing: at each step the U-Net is asked twice, with the text and without", **_SAID)
     axis.axhline(2.5, color="#d5dbe0", lw=0.8)
@@ -92,32 +96,8 @@ def _left(name: str, up: float = 0.0) -> tuple[float, float]:
     return x - width / 2, y + up
 
 
-def _arrow(
-    axis: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    text: str = "",
-    at: tuple[float, float] = (0.0, 0.0),
-    side: str = "center",
-) -> None:
-    style: dict[str, Any] = {
-        "arrowstyle": "-|>",
-        "mutation_scale": 11,
-        "color": LINE,
-        "lw": 1.2,
-        "shrinkA": 0,
-        "shrinkB": 0,
-    }
-    axis.add_patch(FancyArrowPatch(start, end, **style))
-    if text:
-        axis.text(*at, text, ha=side, va="center", fontsize=8, color=PALE)
-
-
-def _box(axis: Axes, text: str, middle: tuple[float, float], width: float, lit: bool) -> None:
-    corner = (middle[0] - width / 2, middle[1] - HALF)
-    style: dict[str, Any] = {"fc": LIT, "ec": INK, "lw": 1.6} if lit else {"fc": DIM, "ec": LINE, "lw": 0.8}
-    axis.add_patch(FancyBboxPatch(corner, width, 2 * HALF, boxstyle="round,pad=0,rounding_size=0.1", **style))
-    axis.text(*middle, text, ha="center", va="center", fontsize=8, color=INK if lit else PALE)
+def _say(axis: Axes, text: str, x: float, y: float, ha: str = "left", va: str = "center") -> None:
+    axis.text(x, y, text, ha=ha, va=va, fontsize=8, color=PALE)
 
 
 def _loop(axis: Axes) -> None:
@@ -125,15 +105,8 @@ def _loop(axis: Axes) -> None:
     (x, y, width), (u, high, wide), (_, low, _) = _place("sampler"), _place("unet"), _place("unet again")
     top, side = 1.98, u + wide / 2 + 0.16
     axis.plot([x, x, u], [y + HALF, top, top], color=LINE, lw=1.2, solid_joinstyle="round")
-    _arrow(axis, (u, top), (u, high + HALF))
-    _arrow(axis, (u, high - HALF), (u, low + HALF), text="the same x$_t$", at=(u + 0.06, 1.0), side="left")
-    axis.text(
-        (x + side) / 2,
-        top + 0.02,
-        "x$_{t-1}$ is the next x$_t$, T times round",
-        ha="center",
-        va="bottom",
-        fontsize=8,
-        color=PALE,
-    )
-    axis.text(x + width / 2 + 0.1, y, "begins with\npure noise x$_T$", ha="left", va="center", fontsize=8, color=PALE)
+    arrow(axis, (u, top), (u, high + HALF))
+    arrow(axis, (u, high - HALF), (u, low + HALF))
+    _say(axis, "the same x$_t$", u + 0.06, 1.0)
+    _say(axis, "x$_{t-1}$ is the next x$_t$, T times round", (x + side) / 2, top + 0.02, "center", "bottom")
+    _say(axis, "begins with\npure noise x$_T$", x + width / 2 + 0.1, y)

@@ -8,13 +8,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
-from course_utils.lessons.plots import DIM, INK, LINE, LIT, Pictures, as_arrays, done, frame
+from course_utils.lessons.boxes import DIM, GRAY, INK, LINE, LIT, MARK, ORANGE, TEAL, Place, arrow, box
+from course_utils.lessons.plots import Pictures, as_arrays, done, frame
 from course_utils.models.unet import UNetConfig
 
-ORANGE, TEAL, RED, GRAY = "#e08e0b", "#00798c", "#d1495b", "#8d99a6"
 LEFT, RIGHT, HIGH, WIDE = 0.0, 6.0, 0.62, 2.3
 
 
@@ -50,7 +49,7 @@ def draw_unet(config: UNetConfig, side: int = 8) -> Figure:
     _line(axis, (LEFT, 0.78), (LEFT, HIGH / 2))
     _line(axis, (RIGHT, HIGH / 2), (RIGHT, 0.78))
     axis.plot([], [], "o", ms=8, color=ORANGE, label="t: the time is added to every pixel")
-    axis.plot([], [], "o", ms=8, color=RED, label="w: pixels look at one another, then at the words")
+    axis.plot([], [], "o", ms=8, color=MARK, label="w: pixels look at one another, then at the words")
     axis.plot([], [], color=TEAL, ls="--", label="skip: put aside, then joined channel by channel")
     axis.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=3, frameon=False)
     axis.set(xlim=(-1.6, 8.0), ylim=(bottom - 0.6, 1.2))
@@ -84,33 +83,16 @@ def _way_up(config: UNetConfig, side: int) -> list[tuple[str, str, bool, bool, b
 
 
 def _map(axis: Axes, x: float, y: float, text: str, timed: bool, words: bool, width: float = WIDE) -> None:
-    style: dict[str, Any] = {
-        "boxstyle": "round,pad=0,rounding_size=0.1",
-        "fc": LIT if words else DIM,
-        "ec": INK,
-        "lw": 0.9,
-    }
-    axis.add_patch(FancyBboxPatch((x - width / 2, y - HIGH / 2), width, HIGH, **style))
-    axis.text(x, y, text, ha="center", va="center", fontsize=7.5, color=INK)
-    for k, (on, letter, color) in enumerate(((timed, "t", ORANGE), (words, "w", RED))):
+    box(axis, text, (x, y), (width, HIGH), LIT if words else DIM, fontsize=7.5)
+    for k, (on, letter, color) in enumerate(((timed, "t", ORANGE), (words, "w", MARK))):
         if on:
             place = (x + width / 2 + 0.16 + 0.27 * k, y)
             axis.plot(*place, "o", ms=10, color=color, zorder=3)
             axis.text(*place, letter, ha="center", va="center", fontsize=7, color="white", weight="bold", zorder=4)
 
 
-def _line(
-    axis: Axes, start: tuple[float, float], end: tuple[float, float], color: str = LINE, style: str = "-"
-) -> None:
-    arrow: dict[str, Any] = {
-        "arrowstyle": "-|>",
-        "mutation_scale": 9,
-        "shrinkA": 0,
-        "shrinkB": 0,
-        "lw": 1.1,
-        "zorder": 1,
-    }
-    axis.add_patch(FancyArrowPatch(start, end, color=color, ls=style, **arrow))
+def _line(axis: Axes, start: Place, end: Place, color: str = LINE, style: str = "-") -> None:
+    arrow(axis, start, end, color, ls=style, mutation_scale=9, lw=1.1, zorder=1)
 
 
 def show_guidance_arrows(
@@ -122,21 +104,13 @@ def show_guidance_arrows(
         axis.scatter(*points.T.tolist(), s=4, color=color, label=name, rasterized=True)
     axis.plot(*x_t.tolist(), "D", ms=7, color=INK, label="x$_t$, scaled back by √ᾱ")
     furthest = uncond + max(scales) * (cond - uncond)
-    for end, color in ((uncond, GRAY), (furthest, RED)):
+    for end, color in ((uncond, GRAY), (furthest, MARK)):
         start = x_t if end is uncond else uncond
-        arrow: dict[str, Any] = {
-            "arrowstyle": "-|>",
-            "mutation_scale": 13,
-            "shrinkA": 0,
-            "shrinkB": 0,
-            "lw": 1.6,
-            "color": color,
-        }
-        axis.add_patch(FancyArrowPatch(start.tolist(), end.tolist(), **arrow))
+        arrow(axis, start.tolist(), end.tolist(), color, mutation_scale=13, lw=1.6)
     axis.plot(*uncond.tolist(), "s", ms=8, color=GRAY, mec=INK, label="without the condition (w = 0)")
     for w in scales:
         place = uncond + w * (cond - uncond)
-        color = TEAL if w == 1 else RED
+        color = TEAL if w == 1 else MARK
         axis.plot(*place.tolist(), "o", ms=8, color=color, mec=INK, label="with it (w = 1)" if w == 1 else None)
         axis.annotate(f"w = {w:g}", place.tolist(), (10, -4), textcoords="offset points", fontsize=8.5, color=INK)
     axis.set(xlabel="x₁", ylabel="x₂", aspect="equal", title="guesses of x₀: guidance goes on along the same line")

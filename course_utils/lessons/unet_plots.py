@@ -11,9 +11,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from course_utils.lessons.plots import MARK, Pictures, as_arrays, done, frame
-
-ORANGE, TEAL, RED, GRAY = "#e08e0b", "#00798c", MARK, "#8d99a6"
+from course_utils.lessons.boxes import GRAY, MARK, ORANGE, TEAL
+from course_utils.lessons.plots import Pictures, as_arrays, done, frame
 
 
 def show_waves(embedding: Tensor, shown: Sequence[int] = (4, 10, 16, 22)) -> Figure:
@@ -29,7 +28,7 @@ def show_waves(embedding: Tensor, shown: Sequence[int] = (4, 10, 16, 22)) -> Fig
         middle.plot(embedding[:, i] - 2.4 * offset, color=color, lw=1)
     middle.set_yticks([-2.4 * k for k in range(len(shown))], [f"cos {i}" for i in shown])
     middle.set(xlabel="timestep t", title="four of the waves")
-    for t, color in ((T // 5, TEAL), (T // 2, ORANGE), (4 * T // 5, RED)):
+    for t, color in ((T // 5, TEAL), (T // 2, ORANGE), (4 * T // 5, MARK)):
         right.plot(embedding @ embedding[t], color=color, lw=1.2, label=f"t = {t}")
     right.axhline(dim / 2, color=GRAY, lw=0.8, ls=":")
     right.set(xlabel="timestep s", ylabel="e(t) · e(s)", title="how alike two timesteps are")
@@ -42,7 +41,7 @@ def show_timesteps(drawn: Tensor, shown: Sequence[int], noisy: Pictures) -> Figu
     """A histogram of timesteps 0 … 999, int64 [n], over it a picture at each timestep of `shown`; dashed: all alike."""
     figure, axis = plt.subplots(figsize=(6.2, 3.3))
     axis.hist(drawn.tolist(), bins=50, range=(0, 1000), density=True, color="#9bd1d8", label="logit-normal")
-    axis.axhline(1 / 1000, color=RED, lw=1.2, ls="--", label="all alike")
+    axis.axhline(1 / 1000, color=MARK, lw=1.2, ls="--", label="all alike")
     for t, picture in zip(shown, as_arrays(noisy), strict=True):
         inset = axis.inset_axes((t / 1000 - 0.075, 1.12, 0.15, 0.36))
         inset.imshow(picture, interpolation="nearest")
@@ -69,7 +68,7 @@ def show_guided_densities(
             label="guided samples",
         )
         axis.plot(grid, conditional, color=TEAL, lw=1.4, label="p(x | c)")
-        axis.plot(grid, tilted[w], color=RED, lw=1.4, ls="--", label="p(x | c) p(c | x)$^{w-1}$")
+        axis.plot(grid, tilted[w], color=MARK, lw=1.4, ls="--", label="p(x | c) p(c | x)$^{w-1}$")
         axis.set(title=f"w = {w:g}", xlabel="x")
     axes[0, 0].set_ylabel("density")
     axes[0, 0].legend(fontsize=6.5, loc="upper left")
@@ -82,7 +81,7 @@ def show_guided_points(samples: dict[float, Tensor], wanted: Tensor, other: Tens
     for axis, (w, x) in zip(axes[0], samples.items(), strict=True):
         axis.scatter(*other.T.tolist(), s=2, color="#cfd6dc", label="other classes", rasterized=True)
         axis.scatter(*wanted.T.tolist(), s=2, color="#9bd1d8", label="the class asked for", rasterized=True)
-        axis.scatter(*x.T.tolist(), s=3, color=RED, alpha=0.5, lw=0, label="guided samples", rasterized=True)
+        axis.scatter(*x.T.tolist(), s=3, color=MARK, alpha=0.5, lw=0, label="guided samples", rasterized=True)
         axis.set(title=f"w = {w:g}", xlabel="x₁", xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     axes[0, 0].set_ylabel("x₂")
     axes[0, 0].legend(fontsize=6, loc="lower left", markerscale=3, framealpha=0.85)
@@ -92,7 +91,7 @@ def show_guided_points(samples: dict[float, Tensor], wanted: Tensor, other: Tens
 def show_accuracy(scales: Sequence[float], curves: dict[str, Sequence[float]], pictures: int) -> Figure:
     """Prompt accuracy against guidance, a curve each with the spread that this many pictures leave open (± 1 s.e.)."""
     figure, axis = plt.subplots(figsize=(6.2, 2.9))
-    for (name, values), color in zip(curves.items(), (TEAL, RED, ORANGE, GRAY), strict=False):
+    for (name, values), color in zip(curves.items(), (TEAL, MARK, ORANGE, GRAY), strict=False):
         p = torch.tensor(values)
         error = (p * (1 - p) / pictures).sqrt()
         style = {"marker": "o", "ms": 4, "lw": 1.4, "capsize": 2, "color": color}
@@ -123,7 +122,7 @@ def show_word_maps(
             smooth = F.interpolate(one[None, None], size=picture.shape[:2], mode="bicubic")[0, 0]
             axis.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=255)
             strength = (0.9 * smooth / largest).clamp(0, 0.9).numpy()
-            axis.imshow(torch.ones_like(smooth).numpy(), cmap=ListedColormap([RED]), alpha=strength)
+            axis.imshow(torch.ones_like(smooth).numpy(), cmap=ListedColormap([MARK]), alpha=strength)
             axis.set_title(name, fontsize=8.5)
             axis.set_xlabel(f"up to {largest:.2f}", fontsize=6.5)
     for axis in axes.flat:
