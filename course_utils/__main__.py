@@ -36,7 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--output", type=Path, help="the PNG to write; default: a new one in samples/")
     sample.add_argument("--count", type=int, default=4, help="how many pictures (default %(default)s)")
     sample.add_argument("--steps", type=int, default=10, help="denoising steps (default %(default)s)")
-    sample.add_argument("--guidance-scale", type=float, default=2.0, help="1: no guidance (default %(default)s)")
+    sample.add_argument("--guidance-scale", type=float, default=5.0, help="1: no guidance (default %(default)s)")
+    sample.add_argument(
+        "--guidance-interval", type=int, nargs=2, default=(400, 999), metavar=("LOWEST", "HIGHEST"),
+        help="the timesteps at which there is guidance (default 400 999)",
+    )  # fmt: skip
     sample.add_argument(
         "--sampler", choices=SAMPLERS, default="ddpm", help="dpmpp_2m is DPM-Solver++ (default %(default)s)"
     )
@@ -123,6 +127,7 @@ def sample(options: argparse.Namespace) -> Path:
         negative_prompt=options.negative,
         num_inference_steps=options.steps,
         guidance_scale=options.guidance_scale,
+        guidance_interval=tuple(options.guidance_interval),
         sampler=options.sampler,
         generator=torch.Generator().manual_seed(options.seed),
     ).images

@@ -16,16 +16,9 @@ from tqdm.auto import tqdm
 
 from course_utils.diffusion.editing import inpaint_blend, strength_timesteps
 from course_utils.diffusion.forward import add_noise
-from course_utils.diffusion.guidance import check_guidance_scale, guided
+from course_utils.diffusion.guidance import check_guidance_scale, guided, in_interval
 from course_utils.diffusion.reverse import Denoiser, check_prediction_type
-from course_utils.diffusion.samplers import (
-    as_generator,
-    check_latents,
-    check_sampler,
-    ddim_step,
-    noise_like,
-    sample,
-)
+from course_utils.diffusion.samplers import as_generator, check_latents, check_sampler, ddim_step, noise_like, sample
 from course_utils.diffusion.schedule import NoiseSchedule, check_count, check_number
 from course_utils.models.clip import CLIP, CLIPConfig, TextEncoder
 from course_utils.models.fit import check_fit, check_size
@@ -136,15 +129,19 @@ class TextToImage:
             return self.text_encoder(self.tokenizer.encode(prompts).to(self.device))
 
     def denoiser(
-        self, prompt: str | list[str], negative_prompt: str | list[str] | None, guidance_scale: float
-    ) -> Denoiser:
+        self, prompt: str | list[str], negative_prompt: str | list[str] | None, guidance_scale: float,
+        guidance_interval: tuple[int, int] | None = None,
+    ) -> Denoiser:  # fmt: skip
         """The guided U-Net for these prompts: a callable of (x_t, t) for any sampler."""
         check_guidance_scale(guidance_scale)
         prompts, negative = as_prompts(prompt), as_prompts("" if negative_prompt is None else negative_prompt)
         if len(negative) not in (1, len(prompts)):
             raise ValueError(f"{len(prompts)} prompts need one negative prompt or as many, got {len(negative)}")
         cond, uncond = self.encode_prompt(prompts), self.encode_prompt(negative)  # [B, L, D], [1 or B, L, D]
-        return guided(self.unet, cond, uncond.expand_as(cond), guidance_scale)
+        with_guidance = guided(self.unet, cond, uncond.expand_as(cond), guidance_scale)
+        if guidance_interval is None:
+            return with_guidance
+        return in_interval(with_guidance, guided(self.unet, cond, cond, 1.0), *guidance_interval)
 
     def timesteps(self, num_inference_steps: int, last_t: int = -1) -> Tensor:
         """The steps [n] that a sampler visits before `last_t`, falling; ValueError for a number outside 1 … T."""
@@ -173,6 +170,7 @@ class TextToImage:
         guidance_scale: float = 3.0,
         generator: torch.Generator | None = None,
         *,
+        guidance_interval: tuple[int, int] | None = None,
         sampler: str = "ddim",
         eta: float = 0.0,
         x_T: Tensor | None = None,
@@ -187,7 +185,7 @@ class TextToImage:
             check_latents(x_T, self.unet.config.latent_channels)
         last_t = self.last_t if sampler == "ddim" else -1
         times = self.timesteps(num_inference_steps, last_t).tolist()  # refuses a bad number before the networks run
-        denoiser = self.denoiser(prompt, negative_prompt, guidance_scale)
+        denoiser = self.denoiser(prompt, negative_prompt, guidance_scale, guidance_interval)
         if x_T is None:
             x_T = self.noise(len(as_prompts(prompt)), generator, size)
         steps = sample(
@@ -217,7 +215,8 @@ class TextToImage:
             guidance_scale: w in uncond + w (cond − uncond); 1 is the plain conditional prediction.
             generator: the source of all noise, for pictures that can be drawn again; by default torch's own.
             progress: show a bar.
-            options: `sampler`, `eta`, `x_T` and `size`, as in `trajectory`.
+            options: `sampler`, `eta`, `x_T` and `size`, as in `trajectory`; `guidance_interval`, the lowest and the
+                highest t at which there is guidance (`in_interval`; None: at all).
 
         Raises:
             ValueError: steps outside 1 … T, a guidance scale outside 0 … 1000, an unknown sampler; numbers that are

@@ -1,8 +1,8 @@
 """Every size and budget of the course in one table: `PROFILES["smoke" | "cpu" | "long" | "gpu"]`.
 
-`smoke` takes seconds a notebook and proves that everything runs; its pictures are noise. `cpu` is for two cores and
-about an hour for all six notebooks; `long` is the same for some hours (the autoencoder in `checkpoints/` is its);
-`gpu` is for a free Colab session.
+`smoke` takes seconds a notebook and proves that everything runs; its pictures are noise. `cpu` is for two cores: an
+hour for all six notebooks, half as much again on slow ones; `long` is the same for some hours (the weights in
+`checkpoints/` are its); `gpu` is for a free Colab session.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ Setting = tuple[str, int, float]  # sampler, steps, guidance scale
 SAMPLERS = {"ddim": "DDIM", "ddpm": "DDPM", "dpmpp_2m": "DPM-Solver++ (2M)"}
 STEPS = (4, 6, 10, 15, 25)
 GUIDANCE = (1.0, 2.0, 3.0, 5.0, 8.0)
-CHOSEN: Setting = ("ddpm", 10, 2.0)  # what the scores of notebook 06 and `python -m course_utils sample` draw with
+CHOSEN: Setting = ("ddpm", 10, 2.0)  # as the scores of notebook 06, but for their guidance, strong and at t ≥ 400 only
 CALM: Setting = ("ddim", 10, 2.0)  # the same without fresh noise
 FAR: tuple[Setting, ...] = (CHOSEN, ("ddpm", 10, 3.0), CALM, ("ddim", 10, 3.0), ("dpmpp_2m", 10, 2.0))
 

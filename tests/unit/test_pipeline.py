@@ -110,6 +110,16 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_one(pipe):
         call(pipe, ["a cat", "a dog"], negative_prompt=["a cat"] * 3)
 
 
+def test_guidance_in_an_interval_is_guidance_there_and_the_plain_condition_elsewhere(pipe):
+    def draw(w, interval=None):
+        return pipe("a dog on a red background", None, 5, w, generator(1), guidance_interval=interval).latents
+
+    assert torch.equal(draw(3.0, (0, T - 1)), draw(3.0))
+    assert torch.equal(draw(3.0, (T, T)), draw(1.0))
+    early, late = draw(3.0, (T // 2, T - 1)), draw(3.0, (0, T // 2))
+    assert not any(torch.equal(a, b) for a in (early, late) for b in (draw(3.0), draw(1.0)))
+
+
 def test_words_never_seen_are_named_and_commas_are_not(pipe):
     with pytest.warns(UserWarning, match="no whole word to the tokenizer: 'emu', 'yak'"):
         call(pipe, "a yak and a emu")
