@@ -103,8 +103,9 @@ def test_what_answers_a_question_is_folded(everything: Any) -> None:
     for where, question in release.ANSWERS.items():
         first = next(p for p in sync.source_of(cells[where]).split("\n\n") if not p.startswith(("#", "<!--")))
         assert question in names and first.startswith("<details>"), where
-    told, gone = next(iter(release.TELLING.items()))
-    assert gone[0] not in sync.source_of(cells[told])
+    committed = {cell["id"]: cell for book in release.read_all([]).values() for cell in book["cells"]}
+    for where, (told, _) in release.TELLING.items():
+        assert told in sync.source_of(committed[where]) and told not in sync.source_of(cells[where]), where
     order = [cell["id"] for cell in released["02_forward_process"]["cells"]]
     assert order.index("02-028-expected") > order.index("02-031"), "its figure answers half_noise"
 
@@ -178,6 +179,15 @@ def test_a_cell_that_hands_over_a_solution_stops_the_release(everything: Any, te
         text.replace("snr", "snr_of").replace("*", "NoiseSchedule").replace("import course_utils.", "import x.")
     )
     assert release.examine(leak, sources[name], name, {}) == []
+
+
+def test_what_is_lent_is_lent_before_it_is_to_be_written(everything: Any) -> None:
+    for where, lent in release.LENT.items():
+        (book,) = [book for book in everything[0].values() if any(cell["id"] == where for cell in book["cells"])]
+        place = next(i for i, cell in enumerate(book["cells"]) if cell["id"] == where)
+        course = facts.from_course(book["cells"])
+        assert len(facts.hands_over(book["cells"][place], lent, course)) == len(lent), "each is used there"
+        assert lent <= {facts.exercise_name(cell) for cell in book["cells"][place:]}
 
 
 def test_dropped_exercises_are_given_and_carry_no_points(tmp_path: Path) -> None:
