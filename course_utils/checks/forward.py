@@ -329,17 +329,9 @@ def snr(candidate: Callable[[Tensor], Any]) -> None:
         )
 
 
-def half_noise_steps(schedule: NoiseSchedule) -> int:
-    """How many steps it takes until half or more of the variance is noise: the first t with ᾱ_t ≤ 1/2, plus one."""
-    below = schedule.alphas_cumprod <= 0.5
-    if not bool(below.any()):
-        raise ValueError("more than half of the picture's variance is left after the last step")
-    return int(below.int().argmax()) + 1
-
-
 def _half_noise() -> int:
-    """Reference: DDPM's linear schedule."""
-    return half_noise_steps(NoiseSchedule.linear())
+    """Reference: the first t of DDPM's linear schedule with ᾱ_t ≤ 1/2, plus one."""
+    return int((NoiseSchedule.linear().alphas_cumprod > 0.5).sum()) + 1
 
 
 _half_noise.__name__ = "half_noise"
