@@ -52,8 +52,8 @@ bench: $(READY)  ## speed and memory beside diffusers and transformers, about 8 
 release: $(READY)  ## write the student versions to release/; NOTEBOOKS="02_forward_process", DROP=jump,snr
 	@$(BIN)/python teaching/release.py $(NOTEBOOKS) $(if $(DROP),--drop $(DROP))
 
-grade: $(READY)  ## grade a folder with <student>/<notebook>.ipynb in it: make grade SUBMISSIONS=folder
-	@$(BIN)/python teaching/grade.py $(if $(SUBMISSIONS),"$(SUBMISSIONS)",$(error give the folder: make grade SUBMISSIONS=handed_in))
+grade: $(READY)  ## grade a folder with <student>/<notebook>.ipynb in it: make grade SUBMISSIONS=folder OPTIONS="--roster class.csv"
+	@$(BIN)/python teaching/grade.py $(if $(SUBMISSIONS),"$(SUBMISSIONS)",$(error give the folder: make grade SUBMISSIONS=handed_in)) $(OPTIONS)
 
 clean:  ## remove .venv and caches; keeps artifacts/, which holds what you trained
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build ./*.egg-info

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import release  # noqa: E402
 import sync  # noqa: E402
 from autograde import cells as facts  # noqa: E402
-from autograde import gradebook, pool, repair  # noqa: E402
+from autograde import gradebook, pool, repair, roster  # noqa: E402
+from autograde.alike import alike  # noqa: E402
 from autograde.collect import Submission, collect  # noqa: E402
 from autograde.kernel import error  # noqa: E402
-from autograde.results import put_aside, report, write_results  # noqa: E402
+from autograde.results import late, put_aside, report, write_alike, write_results  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = re.compile(r"!\[[^\]]*\]\(data:image/[^)]*\)")
@@ -104,7 +106,9 @@ def execute(
         yield one, told.get("notebook") or not_run(one.notebook, one.trouble)
 
 
-def score(one: Submission, notebook: Notebook, released: Notebook, course: Path, executed: Path) -> None:
+def score(
+    one: Submission, notebook: Notebook, released: Notebook, course: Path, executed: Path, per_day: float = 0.0
+) -> None:
     """nbgrader's part: points from the outputs, and feedback that begins with what each check said."""
     names = {facts.grade_id(c): facts.check_name(c) for c in notebook["cells"] if facts.grade_id(c)}
     for cell in notebook["cells"]:
@@ -118,9 +122,13 @@ def score(one: Submission, notebook: Notebook, released: Notebook, course: Path,
     for path in (executed / one.slug / name, course / "submitted" / one.slug / one.assignment / name):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text)
-    gradebook.grade(course, one.slug, one.assignment, executed)
+    if one.handed_in:  # nbgrader's own name and form for it
+        (path.parent / "timestamp.txt").write_text(f"{one.handed_in.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S UTC}")
+    gradebook.grade(course, one.slug, one.assignment, executed, per_day)
     marks = gradebook.points(course, one.slug, one.assignment)
     one.points = {str(names[mark]): value for mark, value in marks.items() if mark in names}
+    if one.handed_in:
+        one.days_late, one.penalty = gradebook.lateness(course, one.slug, one.assignment)
 
 
 def sentence(error: dict[str, Any], exercise: str) -> str:
@@ -150,10 +158,12 @@ def brief(cell: Cell) -> Cell:
     return cell
 
 
-def scored(one: Submission, notebook: Notebook, released: Notebook, course: Path, executed: Path) -> None:
+def scored(
+    one: Submission, notebook: Notebook, released: Notebook, course: Path, executed: Path, per_day: float = 0.0
+) -> None:
     """Points and feedback for one submission; where that fails, it says so and stops nobody else's grading."""
     try:
-        score(one, notebook, released, course, executed)
+        score(one, notebook, released, course, executed, per_day)
     except Exception as wrong:  # ours, nbgrader's, whatever it is
         one.trouble = f"not graded, look at it yourself: {_last_line(wrong)}"
         table = release.points_table({one.assignment: released})
@@ -178,14 +188,21 @@ def grade(folder: Path, out: Path, options: Any) -> list[Submission]:
 
     Raises:
         release.ReleaseError, gradebook.GradingError: the course's own side is not in order.
+        roster.RosterError: the roster or a due date is not.
     """
     if not (out / "source").is_dir():
         with tempfile.TemporaryDirectory(prefix="release-") as unused:
             release.release([], to=Path(unused), keep=out)
     paths = sorted((out / "source").glob("*/*.ipynb"))
-    released = gradebook.generate({path.stem: sync.read_notebook(path) for path in paths}, out)
+    sources = {path.stem: sync.read_notebook(path) for path in paths}
+    due = dict(options.due)
+    if unknown := due.keys() - sources.keys():
+        raise roster.RosterError(f"--due {', '.join(unknown)}: the notebooks are {', '.join(sources)}")
+    people = roster.read(options.roster, sources) if options.roster else []
+    released = gradebook.generate(sources, out)
+    gradebook.set_due(out, {name: due.get(name) for name in sources})
     with tempfile.TemporaryDirectory(prefix="grading-", ignore_cleanup_errors=True) as scratch:
-        submissions, strays = collect(folder, released, Path(scratch) / "unpacked")
+        submissions, strays = collect(folder, released, Path(scratch) / "unpacked", people)
         there = [one for one in submissions if one.path is not None]
         print(f"{len(there)} submissions of {len({one.student for one in submissions})} students", flush=True)
         if options.look:
@@ -197,11 +214,21 @@ def grade(folder: Path, out: Path, options: Any) -> list[Submission]:
         shutil.rmtree(executed, ignore_errors=True)
         done = []
         for one, notebook in execute(submissions, released, Path(scratch), options):
-            scored(one, notebook, released[one.assignment], out, executed)
+            scored(one, notebook, released[one.assignment], out, executed, options.late_per_day)
             done.append(one)
             write_results([o for o in submissions if o in done], strays, out)  # should it be stopped, these are there
     write_results(submissions, strays, out)
+    write_alike(alike(submissions, sources), out)
     return submissions
+
+
+def due_date(text: str) -> tuple[str, datetime]:
+    """NOTEBOOK=TIME of the command line."""
+    name, _, when = text.partition("=")
+    try:
+        return name.strip(), roster.moment(when, day_ends=True)
+    except roster.RosterError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -215,6 +242,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--gigabytes", type=float, default=4, help="the most memory a submission may take")
     parser.add_argument("--all-cells", action="store_true", help="run whole notebooks, trainings and plots as well")
+    parser.add_argument("--roster", type=Path, help="the class: a CSV with the columns id, name, email")
+    parser.add_argument(
+        "--due", type=due_date, action="append", default=[], metavar="NOTEBOOK=TIME",
+        help="by when: 02_forward_process=2026-12-08, or '…=2026-12-08 18:00'; later ones are named as late",
+    )  # fmt: skip
+    parser.add_argument(
+        "--late-per-day", type=float, default=0, metavar="PER_CENT", help="taken off for each day begun; default: 0"
+    )
     parser.add_argument("--look", action="store_true", help="only say what would be mended or is missing")
     options = parser.parse_args(arguments)
     options.seconds = options.seconds or (1800 if options.all_cells else 300)
@@ -224,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     try:
         submissions = grade(options.folder, options.out.resolve(), options)
-    except (release.ReleaseError, gradebook.GradingError) as error_:
+    except (release.ReleaseError, gradebook.GradingError, roster.RosterError) as error_:
         print(error_, file=sys.stderr)
         return 1
     if not submissions:
@@ -237,14 +272,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if one.path is None:
             continue
         points, most = one.total
-        told = "; ".join([*one.report.lost, *filter(None, [one.trouble])])
+        told = "; ".join([*([late(one)] if one.days_late else []), *one.report.lost, *filter(None, [one.trouble])])
         print(f"  {one.student:<24}{one.assignment:<22}{points:5g} of {most:<5g}{one.status:<15}{told[:90]}")
     missing = sum(one.path is None for one in submissions)
     if missing:
         print(f"  ({missing} not handed in: in report.txt, not in the tables)")
     print(
         f"\n{len(submissions) - missing} submissions in {time.monotonic() - begun:.0f} s; in {options.out}: "
-        "grades.csv, exercises.csv, points.csv, canvas.csv, moodle.csv, report.txt, feedback/"
+        "grades.csv, exercises.csv, points.csv, canvas.csv, moodle.csv, alike.csv, report.txt, feedback/"
     )
     return 0
 

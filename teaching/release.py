@@ -6,7 +6,7 @@
 Each notebook is one assignment. nbgrader strips it; before that, the picture that a right solution leads to is put,
 folded, under its check (under the last question on the way to it, so that it answers none), paragraphs that answer the
 question above them are folded, too, and the badge that would open the solved notebook in Colab goes. After that, the
-result is examined: no cell may show more than half of any exercise's solution.
+result is examined: no cell may show more than half of any exercise's solution, or import what is to be written.
 """
 
 from __future__ import annotations
@@ -44,8 +44,13 @@ ANSWERS = {
     "05-052": "guidance_exponents",
     "06-024": "first_guess",
 }
-# Words in an exercise that answer another one.
-TELLING = {"05-046": (", w = 0 the unconditional one", "")}  # w_zero
+# Words in a cell that answer an exercise.
+TELLING = {
+    "05-046": (", w = 0 the unconditional one", ""),  # w_zero
+    "06-004": (" dpmpp_2m_step,", ""),  # imported, while the first to use it comes after the exercise
+}
+# Cells that use the course's own version of what is to be written later, and the text above them says so.
+LENT = {"01-114": {"reparameterise", "kl_to_standard_normal"}}
 
 Cell = dict[str, Any]
 Notebook = dict[str, Any]
@@ -121,8 +126,11 @@ def with_answers_folded(notebook: Notebook) -> Notebook:
     for cell in notebook["cells"]:
         if cell.get("id") in ANSWERS:
             parts = sync.source_of(cell).split("\n\n")
-            first = next(i for i, part in enumerate(parts) if not part.startswith("#"))
+            aside = re.compile(r"#.*|<!--[^>]*-->", re.S)  # headings and comments
+            first = next(i for i, part in enumerate(parts) if not aside.fullmatch(part))
             band, _, text = parts[first].rpartition("-->\n")  # a comment that the course's own tests read
+            if text.startswith("<details"):  # the notebook has it folded
+                continue
             parts[first] = f"{band}{'-->' if band else ''}\n\n{ANSWER}\n\n{text}\n\n</details>".strip()
             cell["source"] = "\n\n".join(parts)
         if cell.get("id") in TELLING:
@@ -178,6 +186,8 @@ def examine(released: Notebook, source: Notebook, name: str, solutions: dict[str
     """What is wrong with a released notebook; `solutions` holds each exercise's lines, those of all notebooks."""
     wrong = []
     nbformat.validate(released)
+    wanted = {facts.exercise_name(cell) for cell in released["cells"] if facts.grade_id(cell)} - {None}
+    course = facts.from_course(released["cells"])
     for cell in released["cells"]:
         where, text = f"{name}, cell {cell.get('id')}", sync.source_of(cell)
         if cell.get("outputs") or cell.get("execution_count"):
@@ -190,6 +200,9 @@ def examine(released: Notebook, source: Notebook, name: str, solutions: dict[str
             have = {re.sub(r" +# .*", "", line).strip() for line in text.split("\n")}
             given = [e for e, lines in solutions.items() if 2 * sum(line in have for line in lines) > len(lines)]
             wrong += [f"{where} shows more than half of the solution of {e}" for e in given]
+            if not facts.grade_id(cell):
+                ways = facts.hands_over(cell, wanted - LENT.get(cell["id"], set()), course)
+                wrong += [f"{where} {way}: that hands over what students are to write" for way in ways]
         if facts.grade_id(cell) and facts.exercise_name(cell) and STUB not in text:
             wrong.append(f"{where} has no {STUB} where the solution was")
     if [_graded(cell) for cell in released["cells"]] != [_graded(cell) for cell in source["cells"]]:

@@ -38,7 +38,8 @@ WHITE_SPACE = regex.compile(r"\p{White_Space}+")
 WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^ \p{L}\p{N}]+")
 # Signs that follow a special token in capitals, which is none, do not join its last ones: so in CLIPTokenizer.
 CAPITALS = regex.compile(rf"{SPECIAL_TOKENS.pattern}|{WORDS.pattern}")
-REMEDY = "restore the tokenizer's files"
+FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+REMEDY = f"restore {', '.join(FILES)}"
 
 
 def clean_text(text: str) -> str:

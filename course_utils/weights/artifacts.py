@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from course_utils import __version__
 from course_utils.files import write_safely
-from course_utils.models.tokenizer import Tokenizer
+from course_utils.models.tokenizer import FILES, Tokenizer
 from course_utils.profiles import get_profile
 from course_utils.weights.cards import REMEDY, check_card, write_card
 
@@ -164,8 +164,8 @@ def load_artifact(name: str, folder: str | Path | None = None) -> tuple[dict[str
         )
     if "tokenizer" in card and Tokenizer.load(folder / "tokenizer").sha256 != card["tokenizer"]:
         raise ValueError(
-            f"the tokenizer in {folder.name}/tokenizer is not the one that {path.name} was trained with: restore the "
-            "two together, or train CLIP again (notebook 04)"
+            f"the tokenizer in {folder.name}/tokenizer ({', '.join(FILES)}) is not the one that {path.name} was "
+            "trained with: restore the two together, or train CLIP again (notebook 04)"
         )
     try:
         state = load_file(path)

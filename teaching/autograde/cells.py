@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import symtable
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -180,6 +180,27 @@ def _modules(cell: Cell) -> set[str]:
     tree = parsed(cell)
     imports = [node for node in tree.body if isinstance(node, ast.Import)] if tree else []
     return {alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names}
+
+
+def hands_over(cell: Cell, exercises: Collection[str], course: Collection[str]) -> list[str]:
+    """Ways to a solution of these exercises in a cell that students are given; `course`: names imported from it."""
+    tree, found = parsed(cell), []
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("course_utils"):
+            found += [f"imports {a.name}" for a in node.names if a.name in exercises or a.name == "*"]
+        elif isinstance(node, ast.Import):
+            found += [f"imports {a.name} whole" for a in node.names if a.name.startswith("course_utils")]
+        elif isinstance(node, ast.Attribute) and _root(node) in course and node.attr in exercises:
+            found.append(f"uses {ast.unparse(node)}")
+    return list(dict.fromkeys(found))
+
+
+def from_course(cells: Iterable[Cell]) -> set[str]:
+    """Names that these cells import from the course."""
+    trees = [tree for cell in cells if cell["cell_type"] == "code" and (tree := parsed(cell))]
+    imports = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    inside = [node for node in imports if (node.module or "").startswith("course_utils")]
+    return {alias.asname or alias.name for node in inside for alias in node.names}
 
 
 def peculiar(cell: Cell, exercises: Collection[str]) -> list[str]:

@@ -6,10 +6,11 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autograde import layouts, repair
+from autograde import layouts, repair, roster
 
 Notebook = dict[str, Any]
 RESERVED = {"course_utils", "checkpoints", "torch", "torchvision", "numpy", "IPython", "ipykernel", "matplotlib"}
@@ -26,6 +27,11 @@ class Submission:
     notebook: Notebook | None = None
     report: repair.Report = field(default_factory=repair.Report)
     number: str = ""  # the platform's, if it gave one
+    id: str = ""  # the roster's
+    email: str = ""
+    handed_in: datetime | None = None
+    days_late: int = 0
+    penalty: float = 0.0  # points taken off for that
     beside: dict[str, Path] = field(default_factory=dict)  # other files handed in with it, by their names
     trouble: str = ""  # why it was not run to its end
     seconds: float = 0.0
@@ -42,23 +48,30 @@ class Submission:
 
     @property
     def total(self) -> tuple[float, float]:
-        return sum(p for p, _ in self.points.values()), sum(most for _, most in self.points.values())
+        earned = sum(p for p, _ in self.points.values())
+        return earned - self.penalty, sum(most for _, most in self.points.values())
 
 
-def collect(folder: Path, released: dict[str, Notebook], scratch: Path) -> tuple[list[Submission], list[str]]:
+def collect(
+    folder: Path, released: dict[str, Notebook], scratch: Path, people: Sequence[roster.Person] = ()
+) -> tuple[list[Submission], list[str]]:
     """All submissions in a folder, read and mended, and a line for each file that belongs to nobody or nothing.
 
-    Of several files for one assignment the newest that can be read counts.
+    Of several files for one assignment the newest that can be read counts. With a roster, `people`, the students go by
+    the names there, and those without a folder are named, too.
     """
     students, strays = layouts.students_in(folder, scratch)
+    if people:
+        students = roster.enrolled(students, list(people), strays)
     slugs = slugs_of([student.name for student in students])
     found: dict[tuple[str, str], Submission] = {}
     for student in students:
         books = {path: name for path, name in student.files.items() if _may_be_notebook(path)}
         opened: list[Submission] = []
         for path in sorted(books, key=lambda path: (path.lstat().st_mtime, path.stem in released)):
-            new = _open(Submission(student.name, slugs[student.name], "", path, number=student.number), released)
+            new = _open(_of(student, slugs[student.name], path), released)
             if new.assignment:
+                new.handed_in = student.when.get(new.assignment) or _time_of(path)
                 opened.append(new)
             else:
                 why = new.trouble or "it holds none of the exercises"
@@ -76,8 +89,8 @@ def collect(folder: Path, released: dict[str, Notebook], scratch: Path) -> tuple
     wanted = [name for name in released if any(one.assignment == name for one in found.values())]
     for student in students:
         for name in wanted:
-            empty = Submission(student.name, slugs[student.name], name, number=student.number)
-            empty.trouble = "nothing was handed in"
+            empty = _of(student, slugs[student.name])
+            empty.assignment, empty.trouble = name, "nothing was handed in"
             found.setdefault((student.name, name), empty)
     for one in found.values():
         if one.notebook is not None:
@@ -89,6 +102,14 @@ def collect(folder: Path, released: dict[str, Notebook], scratch: Path) -> tuple
             report.notes += one.report.notes
             one.report = report
     return [found[key] for key in sorted(found)], strays
+
+
+def _of(student: layouts.Student, slug: str, path: Path | None = None) -> Submission:
+    return Submission(student.name, slug, "", path, number=student.number, id=student.id, email=student.email)
+
+
+def _time_of(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.lstat().st_mtime).astimezone()
 
 
 def _may_be_notebook(path: Path) -> bool:

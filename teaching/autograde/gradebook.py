@@ -6,9 +6,11 @@ No code of a submission runs here: what comes in has been executed already, each
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import warnings
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import nbformat
 import sync
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.apps import NbGraderAPI
+from nbgrader.plugins import LateSubmissionPlugin
 from nbgrader.preprocessors import (
     AssignLatePenalties,
     CheckCellMetadata,
@@ -23,6 +26,7 @@ from nbgrader.preprocessors import (
     NbGraderPreprocessor,
     SaveAutoGrades,
 )
+from traitlets import Float
 from traitlets.config import Config
 
 Notebook = dict[str, Any]
@@ -47,7 +51,21 @@ class TakeExecuted(NbGraderPreprocessor):
         return nb, resources
 
 
-def _api(course: Path) -> NbGraderAPI:
+class PerDay(LateSubmissionPlugin):
+    """So many per cent of what was earned for each day begun after the due date."""
+
+    per_cent = Float(0.0).tag(config=True)
+
+    def late_submission_penalty(self, student_id: str, score: float, total_seconds_late: float) -> float:
+        return min(score, score * self.per_cent / 100 * days(total_seconds_late))
+
+
+def days(seconds: float) -> int:
+    """Days begun."""
+    return math.ceil(seconds / 86400)
+
+
+def _api(course: Path, per_day: float = 0.0) -> NbGraderAPI:
     beside = str(Path(sys.executable).parent)  # nbgrader calls the program alembic, and finds it on the PATH alone
     if beside not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] = beside + os.pathsep + os.environ["PATH"]
@@ -62,6 +80,8 @@ def _api(course: Path) -> NbGraderAPI:
         AssignLatePenalties,
         CheckCellMetadata,
     ]
+    config.AssignLatePenalties.plugin_class = PerDay
+    config.PerDay.per_cent = per_day
     config.NbGrader.logfile = ""
     return NbGraderAPI(config=config)
 
@@ -86,9 +106,23 @@ def generate(sources: dict[str, Notebook], course: Path) -> dict[str, Notebook]:
     return released
 
 
-def grade(course: Path, student: str, name: str, executed: Path) -> None:
+def set_due(course: Path, due: dict[str, datetime | None]) -> None:
+    """Note in the gradebook by when each assignment is to be handed in; None: whenever."""
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}", "course") as book:
+        for name, moment in due.items():
+            book.update_or_create_assignment(name, duedate=moment)
+
+
+def lateness(course: Path, student: str, name: str) -> tuple[int, float]:
+    """(days late, points off for it) of a graded submission, as they stand in the gradebook."""
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}", "course") as book:
+        submission = book.find_submission(name, student)
+        return days(submission.total_seconds_late), float(submission.late_submission_penalty or 0)
+
+
+def grade(course: Path, student: str, name: str, executed: Path, per_day: float = 0.0) -> None:
     """Give points to one submission (in `course`/submitted) from its executed copy."""
-    api = _api(course)
+    api = _api(course, per_day)
     os.environ["COURSE_EXECUTED"] = str(executed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SQLAlchemy about nbgrader's own habits

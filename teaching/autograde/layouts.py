@@ -13,6 +13,7 @@ import re
 import time
 import zipfile
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 MOODLE = re.compile(r"(.+?)_(\d+)_assignsubmission_\w+")
@@ -29,6 +30,9 @@ class Student:
 
     name: str
     number: str = ""  # the platform's
+    id: str = ""  # the roster's, and what else that says
+    email: str = ""
+    when: dict[str, datetime] = field(default_factory=dict)  # notebook -> when it was handed in
     files: dict[Path, str] = field(default_factory=dict)
     late: bool = False
 
@@ -48,22 +52,26 @@ def students_in(folder: Path, scratch: Path) -> tuple[list[Student], list[str]]:
             return students_in(entries[0], scratch)
     metadata = folder / METADATA
     people = _gradescope(metadata.read_text(encoding="utf-8", errors="replace")) if metadata.is_file() else {}
-    found: dict[str, Student] = {}
+    found: dict[tuple[str, str], Student] = {}
     for path in entries:
         if path.is_dir():
             moodle, gradescope = MOODLE.fullmatch(path.name), GRADESCOPE.fullmatch(path.name)
             name, number = moodle.groups() if moodle else (path.name, "")
             if gradescope:
                 name, number = people.get(path.name, (path.name, gradescope[1]))
-            student = found.setdefault(name, Student(name, number))
+            student = found.setdefault((name, number), Student(name, number))
             student.files |= _files(path, path, scratch / path.name, strays)
         elif canvas := CANVAS.fullmatch(path.name):
-            student = found.setdefault(canvas[1], Student(canvas[1], canvas[3]))
+            student = found.setdefault((canvas[1], canvas[3]), Student(canvas[1], canvas[3]))
             student.late |= bool(canvas[2])
             student.files |= _unzipped(path, canvas[4], scratch / path.name, strays)
         elif path != metadata:
             strays.append(f"{path.name} lies in no student's folder: not graded")
-    return [found[name] for name in sorted(found)], strays
+    names = [name for name, _ in found]
+    for (name, number), student in found.items():
+        if names.count(name) > 1:  # two people
+            student.name = f"{name} ({number})"
+    return [found[key] for key in sorted(found)], strays
 
 
 def _entries(folder: Path) -> list[Path]:

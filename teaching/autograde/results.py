@@ -11,12 +11,12 @@ from pathlib import Path
 
 from autograde.collect import Submission
 
-TABLES = ("grades.csv", "exercises.csv", "points.csv", "canvas.csv", "moodle.csv", "report.txt", "gradebook.db")
+TABLES = ("grades.csv", "exercises.csv", "points.csv", "canvas.csv", "moodle.csv", "alike.csv")
 
 
 def put_aside(out: Path) -> Path | None:
     """Copy the results of an earlier grading to out/earlier/<time>, for the new ones are written over them."""
-    there = [out / name for name in TABLES if (out / name).is_file()]
+    there = [out / name for name in (*TABLES, "report.txt", "gradebook.db") if (out / name).is_file()]
     if not there:
         return None
     aside = out / "earlier" / time.strftime("%Y-%m-%d %H.%M.%S")
@@ -35,9 +35,11 @@ def write_results(submissions: list[Submission], strays: list[str], out: Path) -
     for one in there:
         points, most = one.total
         lists = (one.report.mended, one.report.lost, [*one.report.notes, *filter(None, [one.trouble])])
-        row = [one.student, one.assignment, f"{points:g}", f"{most:g}", one.status, f"{one.seconds:.0f}"]
+        late = [str(one.days_late or ""), f"{one.penalty:.4g}" if one.penalty else ""]
+        row = [one.student, one.assignment, f"{points:g}", f"{most:g}", *late, one.status, f"{one.seconds:.0f}"]
         rows.append(row + ["; ".join(lines) for lines in lists])
-    head = ["student", "notebook", "points", "out of", "status", "seconds", "mended", "lost", "notes"]
+    head = ["student", "notebook", "points", "out of", "days late", "taken off", "status", "seconds"]
+    head += ["mended", "lost", "notes"]
     _write(out / "grades.csv", head, rows)
     rows = [
         [one.student, one.assignment, name, f"{points:g}", f"{most:g}", one.said.get(name, "")]
@@ -58,11 +60,11 @@ def _write_for_platforms(submissions: list[Submission], out: Path) -> None:
     plain, canvas, moodle = [], [], []
     for student, own in wide.items():
         marks = {b: f"{own[b].total[0]:g}" if b in own and own[b].path is not None else "" for b in books}
-        number = next((one.number for one in own.values()), "")
+        number, id_, email = next((one.number, one.id, one.email) for one in own.values())
         total = sum(one.total[0] for one in own.values() if one.path is not None)
-        plain.append([student, number, *marks.values(), f"{total:g}"])
-        canvas.append([student, number, "", "", "", *marks.values()])
-        moodle.append([f"Participant {number}" if number else "", student, *marks.values()])
+        plain.append([student, id_ or number, *marks.values(), f"{total:g}"])
+        canvas.append([student, number, id_, email, "", *marks.values()])
+        moodle.append([f"Participant {number}" if number else "", student, id_, email, *marks.values()])
     most = [next((f"{o.total[1]:g}" for o in submissions if o.assignment == b and o.points), "") for b in books]
     _write(out / "points.csv", ["student", "id", *books, "total"], plain)
     _write(
@@ -70,12 +72,20 @@ def _write_for_platforms(submissions: list[Submission], out: Path) -> None:
         ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *books],
         [["    Points Possible", "", "", "", "", *most], *canvas],
     )
-    _write(out / "moodle.csv", ["Identifier", "Full name", *books], moodle)
+    _write(out / "moodle.csv", ["Identifier", "Full name", "ID number", "Email address", *books], moodle)
+
+
+def write_alike(lines: list[list[str]], out: Path) -> None:
+    """alike.csv: for a person to look at."""
+    _write(out / "alike.csv", ["notebook", "exercise", "students", "how alike", "points"], lines)
 
 
 def report(submissions: list[Submission], strays: list[str]) -> str:
     """Everything that a person should read, a submission at a time."""
     lines = list(strays)
+    present = {one.student for one in submissions if one.path is not None}
+    if absent := sorted({one.student for one in submissions} - present):
+        lines.append(f"handed in nothing at all: {', '.join(absent)}")
     for one in submissions:
         told = [
             *(f"    mended: {line}" for line in one.report.mended),
@@ -85,8 +95,16 @@ def report(submissions: list[Submission], strays: list[str]) -> str:
         ]
         points, most = one.total
         worth = f"{points:g} of {most:g}, " if one.points else ""
+        told += [f"    late: {late(one)}"] if one.days_late else []
         lines += [f"{one.student}, {one.assignment}: {worth}{one.status}", *told]
     return "\n".join(lines) + "\n"
+
+
+def late(one: Submission) -> str:
+    """How late it was and what that cost."""
+    when = f"{one.handed_in:%Y-%m-%d %H:%M}" if one.handed_in else "?"
+    cost = f", {one.penalty:.4g} points taken off" if one.penalty else ""
+    return f"handed in {when}, {one.days_late} day{'s' * (one.days_late > 1)} late{cost}"
 
 
 def _write(path: Path, head: list[str], rows: Iterable[list[str]]) -> None:

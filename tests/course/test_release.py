@@ -101,9 +101,11 @@ def test_what_answers_a_question_is_folded(everything: Any) -> None:
     cells = {cell["id"]: cell for book in released.values() for cell in book["cells"]}
     names = {facts.exercise_name(cell) for cell in cells.values()}
     for where, question in release.ANSWERS.items():
-        assert question in names and sync.source_of(cells[where]).count(release.ANSWER) == 1
-    told, gone = next(iter(release.TELLING.items()))
-    assert gone[0] not in sync.source_of(cells[told])
+        first = next(p for p in sync.source_of(cells[where]).split("\n\n") if not p.startswith(("#", "<!--")))
+        assert question in names and first.startswith("<details>"), where
+    committed = {cell["id"]: cell for book in release.read_all([]).values() for cell in book["cells"]}
+    for where, (told, _) in release.TELLING.items():
+        assert told in sync.source_of(committed[where]) and told not in sync.source_of(cells[where]), where
     order = [cell["id"] for cell in released["02_forward_process"]["cells"]]
     assert order.index("02-028-expected") > order.index("02-031"), "its figure answers half_noise"
 
@@ -152,6 +154,40 @@ def test_a_cell_that_shows_a_solution_stops_the_release(everything: Any) -> None
     assert "shows more than half of the solution of snr" in problem
     plain["source"], plain["outputs"] = "1", [nbformat.v4.new_output("stream", text="1")]
     assert "still has outputs" in "".join(release.examine(leak, sources[name], name, solutions))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("from course_utils.diffusion.schedule import snr", "imports snr"),
+        ("if True:\n    from course_utils.diffusion.schedule import snr as ratio", "imports snr"),
+        ("from course_utils.diffusion.schedule import *", r"imports \*"),
+        ("import course_utils.diffusion.schedule", "imports course_utils.diffusion.schedule whole"),
+        ("from course_utils.diffusion import schedule as s\ns.snr(1)", "uses s.snr"),
+        ("right = check.snr.reference", "uses check.snr"),
+    ],
+)
+def test_a_cell_that_hands_over_a_solution_stops_the_release(everything: Any, text: str, words: str) -> None:
+    released, sources = everything
+    name = "02_forward_process"
+    leak = {**released[name], "cells": [dict(cell) for cell in released[name]["cells"]]}
+    plain = next(c for c in reversed(leak["cells"]) if c["cell_type"] == "code" and not facts.grade_id(c))
+    plain["source"] = text
+    (problem,) = release.examine(leak, sources[name], name, {})
+    assert re.search(f"cell {plain['id']} {words}: that hands over", problem)
+    plain["source"] = (
+        text.replace("snr", "snr_of").replace("*", "NoiseSchedule").replace("import course_utils.", "import x.")
+    )
+    assert release.examine(leak, sources[name], name, {}) == []
+
+
+def test_what_is_lent_is_lent_before_it_is_to_be_written(everything: Any) -> None:
+    for where, lent in release.LENT.items():
+        (book,) = [book for book in everything[0].values() if any(cell["id"] == where for cell in book["cells"])]
+        place = next(i for i, cell in enumerate(book["cells"]) if cell["id"] == where)
+        course = facts.from_course(book["cells"])
+        assert len(facts.hands_over(book["cells"][place], lent, course)) == len(lent), "each is used there"
+        assert lent <= {facts.exercise_name(cell) for cell in book["cells"][place:]}
 
 
 def test_dropped_exercises_are_given_and_carry_no_points(tmp_path: Path) -> None:

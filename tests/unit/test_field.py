@@ -468,7 +468,7 @@ def test_the_courses_own_cards_are_sealed():
     folder = artifacts.checkpoints_folder()
     for name in ("vae", "noise_reader", "unconditional", "clip", "unet", "judge"):
         card = artifacts.read_card(name, folder)
-        assert "seal" in card, f"write checkpoints/{name}.json anew with training.cards.write_card"
+        assert "seal" in card, f"write checkpoints/{name}.json anew with weights.cards.write_card"
     assert artifacts.read_card("clip", folder)["tokenizer"] == Tokenizer.load(folder / "tokenizer").sha256
 
 
