@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.data.batches import CaptionedImages, data_fingerprint
-from course_utils.diffusion.reverse import denoising_loss
 from course_utils.files import only_run
 from course_utils.models.clip import CLIP, TextEncoder
 from course_utils.models.tokenizer import Tokenizer
@@ -35,13 +34,11 @@ from course_utils.training.parts import (
     save_trained,
 )
 from course_utils.training.recipes import (
-    PREDICTION_TYPE,
     Recipe,
     check_captions,
-    cosine_schedule,
     denoising_facts,
+    denoising_recipe,
     device_of,
-    draw_denoising,
     encode_latents,
     train_recipe,
     train_tokenizer,
@@ -97,20 +94,11 @@ def reading_recipe(profile: Profile, latents: Tensor, ids: Tensor, empty: Tensor
             f"latents {list(latents.shape)} need ids [{len(latents)}, L] and empty [1, L], "
             f"got {list(ids.shape)} and {list(empty.shape)}"
         )
-    schedule = cosine_schedule()
 
-    def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        return draw_denoising(profile, latents, schedule, generator)
+    def words(chosen: Tensor, dropped: Tensor) -> Tensor:
+        return torch.where(dropped.cpu()[:, None], empty, ids[chosen.cpu()])  # [B, L]
 
-    def loss(network: ReadingUNet, chosen: Tensor, t: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
-        device = device_of(network)
-        x_0 = latents[chosen.to(latents.device)].to(device)
-        words = torch.where(dropped.cpu()[:, None], empty, ids[chosen.cpu()]).to(device)  # [B, L]
-        return denoising_loss(
-            lambda x_t, t: network(x_t, t, words), schedule, x_0, t.to(device), noise.to(device), PREDICTION_TYPE
-        )
-
-    return Recipe("unet", network, draw, loss, profile.unet_budget)
+    return denoising_recipe(profile, latents, network, words)
 
 
 def finetune_parts(

@@ -217,36 +217,43 @@ def unet_recipe(
             f"the text's states are {states.shape[2]} wide, the U-Net reads {config.context_width}: set the profile's "
             "unet.context_width to clip.text.width"
         )
-    schedule = cosine_schedule()
+
+    def words(chosen: Tensor, dropped: Tensor) -> Tensor:
+        found = states[caption_of[chosen.to(caption_of.device)].to(states.device)].float()
+        return torch.where(dropped.to(found.device)[:, None, None], empty.to(found), found)  # [B, L, D]
+
+    return denoising_recipe(profile, latents, _seeded(lambda: UNet(config), seed).to(device), words)
+
+
+def denoising_recipe(
+    profile: Profile, latents: Tensor, network: nn.Module, words: Callable[[Tensor, Tensor], Tensor]
+) -> Recipe:
+    """A network that reads, (x_t, t, words) -> prediction, trained on latents [N, C, h, w] with the U-Net's budget.
+
+    words: (which latents, whose caption is dropped), both [B] -> what the network reads, on any device.
+    """
+    schedule, batch_size = cosine_schedule(), profile.unet_budget.batch_size
+    T = schedule.num_train_timesteps
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
-        return draw_denoising(profile, latents, schedule, generator)
+        chosen = torch.randint(len(latents), (batch_size,), generator=generator)
+        t = shift_timesteps(logit_normal_timesteps(batch_size, generator, T), profile.timestep_shift, T)
+        noise = torch.randn(batch_size, *latents.shape[1:], generator=generator)
+        return chosen, t, noise, torch.rand(batch_size, generator=generator) < profile.condition_dropout
 
-    def loss(unet: UNet, chosen: Tensor, t: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
-        device = device_of(unet)
+    def loss(network: nn.Module, chosen: Tensor, t: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
+        device = device_of(network)
         x_0 = latents[chosen.to(latents.device)].to(device)
-        words = states[caption_of[chosen.to(caption_of.device)].to(states.device)].to(device).float()  # [B, L, D]
-        context = torch.where(dropped.to(device)[:, None, None], empty.to(words), words)
+        context = words(chosen, dropped).to(device)
         return denoising_loss(
-            lambda x_t, t: unet(x_t, t, context), schedule, x_0, t.to(device), noise.to(device), PREDICTION_TYPE
+            lambda x_t, t: network(x_t, t, context), schedule, x_0, t.to(device), noise.to(device), PREDICTION_TYPE
         )
 
-    return Recipe("unet", _seeded(lambda: UNet(config), seed).to(device), draw, loss, profile.unet_budget)
-
-
-def draw_denoising(
-    profile: Profile, latents: Tensor, schedule: NoiseSchedule, generator: torch.Generator
-) -> tuple[Tensor, ...]:
-    """What a step of the U-Net draws: which latents, t, noise, and whose caption is dropped, [B] but for the noise."""
-    T, batch_size = schedule.num_train_timesteps, profile.unet_budget.batch_size
-    chosen = torch.randint(len(latents), (batch_size,), generator=generator)
-    t = shift_timesteps(logit_normal_timesteps(batch_size, generator, T), profile.timestep_shift, T)
-    noise = torch.randn(batch_size, *latents.shape[1:], generator=generator)
-    return chosen, t, noise, torch.rand(batch_size, generator=generator) < profile.condition_dropout
+    return Recipe("unet", network, draw, loss, profile.unet_budget)
 
 
 def denoising_facts(profile: Profile) -> list[float | str]:
-    """What `draw_denoising` does beyond the budget: a U-Net trained with other facts is another one."""
+    """What a step of `denoising_recipe` has beyond the budget: a U-Net trained with other facts is another one."""
     return [profile.condition_dropout, "logit-normal", profile.timestep_shift]
 
 
