@@ -102,14 +102,14 @@ def draw_pages(source: Path, docs: Path) -> None:
     print(f"{docs.name}/: {', '.join(sorted(f.name for f in docs.glob('*.png')))}")
 
 
-def score_table(night: Path, hour: Path) -> str:
-    """The measures of notebook 06 as a Markdown table, an hour's beside a night's, and the hour's wall time a notebook.
+def score_table(course_s: Path, hour: Path) -> str:
+    """The measures of notebook 06 as a Markdown table, an hour's beside the course's, and the hour's wall time a notebook.
 
     Args:
-        night: the folder of the course's weights. hour: that of a run in the `cpu` profile. Both hold a scores.json.
+        course_s: the folder of the course's weights. hour: that of a run in the `cpu` profile. Both hold a scores.json.
     """
-    both = [json.loads((folder / "scores.json").read_text(encoding="utf-8"))["metrics"] for folder in (hour, night)]
-    lines = ["| measure | an hour: `make course` | a night: `checkpoints/` |", "| --- | ---: | ---: |"]
+    both = [json.loads((folder / "scores.json").read_text(encoding="utf-8"))["metrics"] for folder in (hour, course_s)]
+    lines = ["| measure | an hour: `make course` | twice the training: `checkpoints/` |", "| --- | ---: | ---: |"]
     for key, text, unit in MEASURES:
         for metrics in both:
             if key not in metrics:

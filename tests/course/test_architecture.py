@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -84,6 +85,14 @@ def test_no_module_imports_itself_in_the_end() -> None:
         TopologicalSorter(needs).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' ← '.join(error.args[1])}")
+
+
+def test_the_map_is_drawn_as_it_is() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = text.partition("<!-- map -->")[2].partition("<!-- /map -->")[0].strip().split("\n")[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    drawn = {part.strip("`"): set(re.findall(r"`(\w+)`", below)) for part, _, below in cells}
+    assert drawn == {part: below for part, below in MAY_IMPORT.items() if part != "__init__"}
 
 
 def test_parts_import_downwards() -> None:
