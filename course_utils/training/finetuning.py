@@ -26,6 +26,7 @@ from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet
 from course_utils.training.artifacts import LICENSE
 from course_utils.training.loop import History
+from course_utils.training.moving import moved
 from course_utils.training.parts import (
     Parts,
     finished,
@@ -97,17 +98,17 @@ def reading_recipe(profile: Profile, latents: Tensor, ids: Tensor, empty: Tensor
             f"latents {list(latents.shape)} need ids [{len(latents)}, L] and empty [1, L], "
             f"got {list(ids.shape)} and {list(empty.shape)}"
         )
-    schedule = cosine_schedule()
+    there = device_of(network)
+    latents, ids, empty, schedule = latents.to(there), ids.to(there), empty.to(there), cosine_schedule().to(there)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
         return draw_denoising(profile, latents, schedule, generator)
 
     def loss(network: ReadingUNet, chosen: Tensor, t: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
-        device = device_of(network)
-        x_0 = latents[chosen.to(latents.device)].to(device)
-        words = torch.where(dropped.cpu()[:, None], empty, ids[chosen.cpu()]).to(device)  # [B, L]
+        chosen, t, noise, dropped = (moved(drawn, there) for drawn in (chosen, t, noise, dropped))
+        words = torch.where(dropped[:, None], empty, ids[chosen])  # [B, L]
         return denoising_loss(
-            lambda x_t, t: network(x_t, t, words), schedule, x_0, t.to(device), noise.to(device), PREDICTION_TYPE
+            lambda x_t, t: network(x_t, t, words), schedule, latents[chosen], t, noise, PREDICTION_TYPE
         )
 
     return Recipe("unet", network, draw, loss, profile.unet_budget)

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "interop": {"models", "diffusion", "pipeline", "training", "files"},
     "lessons": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "interop"},
     "checks": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "interop", "lessons"},
-    "__main__": {"pipeline", "training", "lessons"},
+    "trial": {"data", "models", "diffusion", "pipeline", "pictures", "training", "evaluation", "files"},
+    "__main__": {"pipeline", "training", "lessons", "trial"},
     "__init__": set(),
 }
 
