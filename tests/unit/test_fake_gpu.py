@@ -27,13 +27,9 @@ from course_utils.training.recipes import Recipe, clip_recipe, unet_recipe, vae_
 from tests.unit.fake_gpu import CUDA, FakeGPU, fake_gpu
 from tests.unit.tiny import PROFILE, SIZE, scenes
 
-# Not among the tests of every day until all of them have run through: PyTorch's fake tensors on a machine without a
-# driver have ended the whole process once. `pytest -m slow tests/unit/test_fake_gpu.py` runs them.
-pytestmark = pytest.mark.slow
-
 WIDTH, LENGTH, SIDE, LATENT = 16, 32, SIZE, 4
 RECIPES = ("vae", "clip", "unet")
-STANDARD = NoiseSchedule.cosine(1000)  # made of numbers, before there are only fake ones
+STANDARD = NoiseSchedule.cosine(1000)
 
 
 @pytest.fixture
@@ -56,29 +52,13 @@ def pictures(n: int = 64) -> CaptionedImages:
 
 
 def recipe(name: str, tokenizer) -> Recipe:
-    """A recipe on the fake GPU. A fake CPU tensor says 0 to all questions: so the tokenizer's ids are made here."""
+    """A recipe on the fake GPU."""
     if name == "vae":
         return vae_recipe(PROFILE, pictures(), device=CUDA)
     if name == "clip":
-        return clip_recipe(PROFILE, pictures(), FakeIds(tokenizer), device=CUDA, groups=[])
+        return clip_recipe(PROFILE, pictures(), tokenizer, device=CUDA, groups=[])
     latents, states = torch.randn(64, 4, LATENT, LATENT), torch.randn(64, LENGTH, WIDTH).half()
     return unet_recipe(PROFILE, latents, states, torch.arange(64), states[:1].float(), device=CUDA)
-
-
-class FakeIds:
-    """A tokenizer whose ids have a shape and no values."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer, self.max_length, self.end_id = tokenizer, LENGTH, 1
-
-    def __len__(self) -> int:
-        return len(self.tokenizer)
-
-    def tokenize(self, text: str) -> list:
-        return self.tokenizer.tokenize(text)
-
-    def encode(self, captions: list[str]) -> Tensor:
-        return torch.zeros(len(captions), LENGTH, dtype=torch.int64)
 
 
 def steps_and_waits(gpu: FakeGPU, made: Recipe, steps: int, **options) -> list[list[str]]:
@@ -378,7 +358,6 @@ def test_a_state_saved_anywhere_goes_on_there(gpu, tokenizer, tmp_path, monkeypa
     seen: list = []
     make = loop.make_optimizers
     monkeypatch.setattr(loop, "make_optimizers", lambda *given: seen.extend(make(*given)) or list(seen))
-    monkeypatch.setattr(torch.Generator, "set_state", lambda self, numbers: self, raising=False)
     again = recipe("vae", tokenizer)
     assert len(train(again.network, again, **options).losses) >= 2
     devices = {v.device.type for o in seen for held in o.state.values() for v in held.values()}
