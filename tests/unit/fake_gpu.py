@@ -10,7 +10,7 @@ is not there, a dtype that the device lacks (float64 on Apple's). It lists all m
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 ATEN = torch.ops.aten
@@ -30,6 +29,24 @@ LOOKS = (  # of which Python has to know the outcome: .item(), float(x), if x: a
     ATEN._local_scalar_dense.default, ATEN.item.default, ATEN.is_nonzero.default, ATEN.equal.default,
     ATEN.nonzero.default, ATEN.masked_select.default,
 )  # fmt: skip
+
+
+def tensors_in(x: Any) -> Iterator[Tensor]:
+    """The tensors among an operation's arguments or results. (PyTorch's pytree takes longer than all the rest.)"""
+    if isinstance(x, Tensor):
+        yield x
+    elif isinstance(x, (tuple, list)):
+        for part in x:
+            yield from tensors_in(part)
+
+
+def exchanged(x: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same with every tensor changed."""
+    if isinstance(x, Tensor):
+        return change(x)
+    if isinstance(x, (tuple, list)):
+        return (tuple if isinstance(x, tuple) else list)(exchanged(part, change) for part in x)
+    return x
 
 
 class OnGPU(Tensor):
@@ -77,7 +94,7 @@ class FakeGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        given = [*tensors_in(args), *tensors_in(tuple(kwargs.values()))]
         on_gpu = any(isinstance(x, OnGPU) for x in given)
         if func is ATEN.is_pinned.default:
             return args[0] in self.pinned
@@ -101,17 +118,17 @@ class FakeGPU(TorchDispatchMode):
             if isinstance(source, OnGPU) != there and not (there and asynchronous and source in self.pinned):
                 self.wait()
         known = {id(x.held): x for x in given if isinstance(x, OnGPU)}
-        held_args, held_kwargs = tree_map(lambda x: x.held if isinstance(x, OnGPU) else x, (args, kwargs))
+        held_args, *values = exchanged((args, *kwargs.values()), lambda x: x.held if isinstance(x, OnGPU) else x)
+        held_kwargs = dict(zip(kwargs, values, strict=True))
         if func in (ATEN._softmax.default, ATEN._log_softmax.default) and held_args[2]:  # float16 to float32 in one
             held_args = (held_args[0].float(), held_args[1], False)
         found = func(*held_args, **held_kwargs)
-        made = [x for x in tree_leaves(found) if isinstance(x, Tensor)]
-        if there and self.refused and any(x.dtype == self.refused for x in made):
+        if there and self.refused and any(x.dtype == self.refused for x in tensors_in(found)):
             raise TypeError(f"Cannot convert a tensor to {self.refused}: the device has no such numbers")
         if not there:
             return found
         # What works in place gives back what it was given.
-        return tree_map(lambda x: (known[id(x)] if id(x) in known else OnGPU(x)) if isinstance(x, Tensor) else x, found)
+        return exchanged(found, lambda x: known[id(x)] if id(x) in known else OnGPU(x))
 
     def _check_devices(self, func: Any, args: Any, given: list[Tensor], on_gpu: bool) -> None:
         """Refuse what mixes devices; note what waits for the GPU's numbers."""
