@@ -27,6 +27,9 @@ from course_utils.training.recipes import Recipe, clip_recipe, unet_recipe, vae_
 from tests.unit.fake_gpu import CUDA, FakeGPU, fake_gpu
 from tests.unit.tiny import PROFILE, SIZE, scenes
 
+# All of it takes one to two minutes of processor time: `pytest -m slow tests/unit/test_fake_gpu.py` runs it.
+pytestmark = pytest.mark.slow
+
 WIDTH, LENGTH, SIDE, LATENT = 16, 32, SIZE, 4
 RECIPES = ("vae", "clip", "unet")
 STANDARD = NoiseSchedule.cosine(1000)
