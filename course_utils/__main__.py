@@ -2,6 +2,7 @@
 
 python -m course_utils sample "a dog on a red background"
 python -m course_utils train --profile cpu
+python -m course_utils gpu-trial --minutes 8 --out trial
 python -m course_utils info
 """
 
@@ -58,6 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--restart", action="store_true", help="train anew what is finished or begun there")
     train.add_argument("--processes", type=int, default=1, help="how many, one for each GPU (default %(default)s)")
     train.add_argument("--cpu", action="store_true", help="leave the GPU alone")
+    trial = commands.add_parser("gpu-trial", help="check, measure and train on a machine with CUDA, and report")
+    trial.add_argument("--minutes", type=float, default=8.0, help="for everything (default %(default)s)")
+    trial.add_argument("--out", type=Path, required=True, help="a folder; the same one again goes on where it stopped")
+    trial.add_argument("--profile", default="gpu", help="smoke tries it all on a processor (default %(default)s)")
+    trial.add_argument("--seed", type=int, default=0, help="of scenes, weights and batches (default %(default)s)")
+    trial.add_argument("--unpack", type=Path, metavar="HOME", help="instead: the weights that lie there, into --out")
     commands.add_parser("info", help="versions, device, profile and the weights that are there")
     return parser
 
@@ -160,6 +167,22 @@ def train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
         raise ValueError(str(error)) from error
 
 
+def gpu_trial(options: argparse.Namespace) -> None:
+    """Run a trial, or unpack what one has brought home."""
+    from course_utils.lessons.setup import choose_device
+    from course_utils.trial.packing import unpack
+    from course_utils.trial.run import trial
+
+    if options.unpack is not None:
+        print(f"{', '.join(unpack(options.unpack, options.out))}: unpacked into {options.out}")
+        return
+    report = trial(options.out, options.minutes, choose_device(), options.profile, seed=options.seed)
+    print(f"written to {report.path.parent}")
+    failed = [name for name, found in report.sections.items() if "error" in found]
+    if failed:
+        raise ValueError(f"these sections failed, {report.path} says why: {', '.join(failed)}")
+
+
 def info() -> None:
     """Print versions, device, profile and the cards of the weights that lie here."""
     import platform
@@ -194,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sample(options)
         elif options.command == "train":
             train(options, arguments[1:])
+        elif options.command == "gpu-trial":
+            gpu_trial(options)
         else:
             info()
     except KeyboardInterrupt:

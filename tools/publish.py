@@ -103,7 +103,7 @@ def draw_pages(source: Path, docs: Path) -> None:
 
 
 def score_table(course_s: Path, hour: Path) -> str:
-    """The measures of notebook 06 as a Markdown table, an hour's beside the course's, and the hour's wall time a notebook.
+    """The measures of notebook 06 as a Markdown table, an hour's beside the course's, and the hour's wall time.
 
     Args:
         course_s: the folder of the course's weights. hour: that of a run in the `cpu` profile. Both hold a scores.json.

@@ -169,7 +169,10 @@ class NoiseSchedule:
         return moved
 
     def check_t(self, t: int | Tensor, lowest: int = 0, like: Tensor | None = None) -> Tensor:
-        """t as a LongTensor, [] or [B], or the reason why it cannot be a time: TypeError or ValueError."""
+        """t as a LongTensor, [] or [B], or the reason why it cannot be a time: TypeError or ValueError.
+
+        A tensor on a CUDA GPU is looked at there, later: one out of range ends the process, as any bad index would.
+        """
         if isinstance(t, bool) or not isinstance(t, (int, np.integer, Tensor)):
             raise TypeError(f"t must be an int or a LongTensor [B], got {type(t).__name__}")
         t = torch.as_tensor(t)
@@ -179,8 +182,11 @@ class NoiseSchedule:
             raise ValueError(f"t must be an int or have shape [B], got shape {list(t.shape)}")
         if like is not None and t.ndim == 1 and len(t) != like.shape[0]:
             raise ValueError(f"t has {len(t)} values, but the batch has {like.shape[0]} samples")
-        if t.numel():
-            first, last, highest = int(t.min()), int(t.max()), self.num_train_timesteps - 1
+        highest = self.num_train_timesteps - 1
+        if t.is_cuda:  # to look at it would be to wait for the GPU, several times in each step of training
+            torch._assert_async(((t >= lowest) & (t <= highest)).all(), f"t must lie in {lowest} … {highest}")
+        elif t.numel():
+            first, last = int(t.min()), int(t.max())
             if first < lowest or last > highest:
                 given = first if first < lowest else last
                 raise ValueError(f"t must lie in {lowest} … {highest} (T = {highest + 1} steps), got {given}")

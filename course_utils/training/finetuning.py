@@ -94,9 +94,11 @@ def reading_recipe(profile: Profile, latents: Tensor, ids: Tensor, empty: Tensor
             f"latents {list(latents.shape)} need ids [{len(latents)}, L] and empty [1, L], "
             f"got {list(ids.shape)} and {list(empty.shape)}"
         )
+    there = device_of(network)
+    ids, empty = ids.to(there), empty.to(there)
 
     def words(chosen: Tensor, dropped: Tensor) -> Tensor:
-        return torch.where(dropped.cpu()[:, None], empty, ids[chosen.cpu()])  # [B, L]
+        return torch.where(dropped[:, None], empty, ids[chosen])  # [B, L]
 
     return denoising_recipe(profile, latents, network, words)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.files import check_room, only_run
+from course_utils.training.compiling import compiled
 from course_utils.training.interrupt import held_interrupts
 from course_utils.training.muon import make_optimizers
 from course_utils.training.processes import (
@@ -36,10 +36,12 @@ from course_utils.training.processes import (
 )
 from course_utils.training.progress import progress_bar
 from course_utils.training.state import load_state, save_state
+from course_utils.training.steps import LossReader, learning_rate, step_optimizers, update_ema
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+READ_EVERY = 25  # steps on a GPU from one look at the losses to the next
 Loss = Callable[[torch.Generator], Tensor]
 Preview = Callable[[int, nn.Module, list[float]], None]
 
@@ -108,22 +110,6 @@ def autocast(device_type: str, precision: str = "auto"):
     return torch.autocast(device_type, dtype=dtypes[precision])
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
-    """Linear warm-up to `peak`, then half a cosine down to zero at the last step."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-@torch.no_grad()
-def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average ← decay · average + (1 − decay) · model, weight by weight; buffers are copied."""
-    for a, p in zip(average.parameters(), model.parameters(), strict=True):
-        a.lerp_(p, 1 - decay)
-    for a, b in zip(average.buffers(), model.buffers(), strict=True):
-        a.copy_(b)
-
-
 def train(
     model: nn.Module,
     loss: Loss,
@@ -147,6 +133,7 @@ def train(
     restart: bool = False,
     keep_state: bool = False,
     accelerator: Accelerator | None = None,
+    with_compiler: bool = False,
 ) -> History:
     """Train `model` in place; at the end it holds the averaged weights (with `ema=None`, the last ones).
 
@@ -169,9 +156,11 @@ def train(
             to delete when that is safe. By default the run deletes it.
         accelerator: for several processes that make this call together, with a `Recipe` as the loss. Only the main
             one prints, previews and saves; a state saved by any number of processes is continued by any other.
+        with_compiler: run the network's parts through `torch.compile`, for long runs on a GPU.
 
     Raises:
-        TrainingDiverged: the loss is not a finite number; what was saved before stays.
+        TrainingDiverged: the loss is not a finite number; what was saved before stays. On a GPU losses are read every
+            READ_EVERY steps, before a preview and before a save, and a bad one is noticed then.
         OSError: there is no room for the state, or another run saves it there. If later a save fails, that is said, and
             the training goes on.
         KeyboardInterrupt: after the step at hand is done and saved, so that the same call goes on from there. A second
@@ -189,6 +178,11 @@ def train(
     average = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(seed)
     history, start = History(), 0
+    reader = LossReader(
+        history,
+        READ_EVERY if device.type == "cuda" and accelerator is None else 1,
+        lambda step, value: TrainingDiverged(_diverged(name, step, value, history, lr, precision)),
+    )
 
     path = Path(folder) / f"{name}.safetensors" if folder else None
     settings = {
@@ -214,6 +208,7 @@ def train(
         check_room(path.parent, 4 * sum(p.numel() * p.element_size() for p in model.parameters()))
 
     def save(done: int) -> bool:
+        reader.read()
         try:
             if path and main:
                 save_state(path, settings, done, model, average, optimizers, generator, scaler, history)
@@ -227,7 +222,8 @@ def train(
     begun, saved = time.perf_counter() - history.seconds, time.perf_counter()
     done, step = start, start - 1
     with (
-        only_main_prints(accelerator), lock, held_interrupts() as interrupted, progress_bar(name, start, steps) as bar
+        only_main_prints(accelerator), lock, compiled(model, with_compiler), held_interrupts() as interrupted,
+        progress_bar(name, start, steps) as bar,
     ):  # fmt: skip
         try:
             for step in range(start, steps):
@@ -236,25 +232,19 @@ def train(
                         group["lr"] = learning_rate(step, steps, group["initial_lr"], warmup)
                 with autocast(device.type, precision):
                     value = loss(generator)
-                current = mean(value, accelerator)
-                if not math.isfinite(current):
-                    raise TrainingDiverged(_diverged(name, step, current, history, lr, precision))
+                reader.add(mean(value, accelerator))
                 model.zero_grad(set_to_none=True)
                 scaler.scale(value).backward()
-                for optimizer in optimizers:
-                    scaler.unscale_(optimizer)
-                norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
-                if not scaler.is_enabled() or norm.isfinite():  # fp16 overflows now and then: then no weight moves
-                    for optimizer in optimizers:
-                        scaler.step(optimizer)
-                scaler.update()
+                step_optimizers(optimizers, scaler, parameters, clip_norm)
                 if ema is not None:
                     update_ema(average, model, min(ema, (1 + step) / (10 + step)))
-                history.losses.append(current)
-                history.seconds = time.perf_counter() - begun
                 done = step + 1
+                shown = preview and main and (done % every == 0 or done == steps)
+                if shown or done == steps:
+                    reader.read()
+                history.seconds = time.perf_counter() - begun
                 bar.step(history.losses)
-                if preview and main and (done % every == 0 or done == steps):
+                if preview and shown:
                     preview(done, average if ema is not None else model.eval(), history.losses)
                     model.train()
                 if path and time.perf_counter() - saved > save_seconds:

@@ -24,11 +24,16 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     Each round maps a singular value s to 3.4445 s − 4.7750 s³ + 2.0315 s⁵; five of them bring 0.01 … 1 into about
     0.7 … 1.2, near enough for a direction to step in.
     """
-    x = matrices / (matrices.flatten(-2).norm(dim=-1)[..., None, None] + 1e-7)
+    x = unit_norm(matrices)
     for _ in range(iterations):
         gram = x @ x.mT
         x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
     return x
+
+
+def unit_norm(matrices: Tensor) -> Tensor:
+    """[..., m, n], each matrix divided by its Frobenius norm, so that no singular value is above 1."""
+    return matrices / (matrices.flatten(-2).norm(dim=-1)[..., None, None] + 1e-7)
 
 
 class Muon(torch.optim.Optimizer):
@@ -51,19 +56,28 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
+        """Move every weight that has a gradient. Where `found_inf` (a scalar on the device, as `GradScaler` and
+        PyTorch's fused optimisers know it) is 1, nothing moves and no momentum changes, and nobody waits to see it."""
+        found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor, bool]]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"]).flatten(1)
+                gradient = p.grad if found_inf is None else torch.where(found_inf > 0, momentum, p.grad)
+                momentum.lerp_(gradient, 1 - group["momentum"])
+                update = gradient.lerp(momentum, group["momentum"]).flatten(1)
                 tall = update.shape[0] > update.shape[1]
                 update = update.T if tall else update
                 by_shape[(update.shape[0], update.shape[1])].append((p, update, tall))
             for entries in by_shape.values():
-                updates = orthogonalise(torch.stack([u for _, u, _ in entries]).to(self.dtype))
+                matrices = torch.stack([u for _, u, _ in entries])
+                if self.dtype == torch.float16:  # whose least number is larger than many a gradient
+                    matrices = unit_norm(matrices)
+                updates = orthogonalise(matrices.to(self.dtype))
+                if found_inf is not None:
+                    updates = updates * (1 - found_inf).to(updates.dtype)
                 for (p, _, tall), update in zip(entries, updates, strict=True):
                     rows, columns = p.shape[0], p[0].numel()
                     step = group["lr"] * max(1.0, rows / columns) ** 0.5
@@ -100,7 +114,9 @@ def make_optimizers(
         fused = rest[0].device.type != "mps"
         optimizers.append(torch.optim.AdamW(rest, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused))
     if hidden and muon_lr is not None:
-        optimizers.append(Muon(hidden, lr=muon_lr, dtype=torch.bfloat16 if precision == "bf16" else torch.float32))
+        on_gpu = hidden[0].is_cuda  # a processor has no fast products in float16
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16 if on_gpu else torch.float32}
+        optimizers.append(Muon(hidden, lr=muon_lr, dtype=dtypes.get(precision, torch.float32)))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]

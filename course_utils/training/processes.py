@@ -124,9 +124,9 @@ def only_main_prints(accelerator: Accelerator | None) -> Iterator[None]:
             yield
 
 
-def mean(value: Tensor, accelerator: Accelerator | None) -> float:
-    """The mean over processes of a scalar; nan for all if it is nan for one."""
-    return value.item() if accelerator is None else accelerator.reduce(value.detach().float(), "mean").item()
+def mean(value: Tensor, accelerator: Accelerator | None) -> Tensor:
+    """The mean over processes of a scalar, where it lies; nan for all if it is nan for one."""
+    return value.detach() if accelerator is None else accelerator.reduce(value.detach().float(), "mean")
 
 
 def wait(accelerator: Accelerator | None) -> None:

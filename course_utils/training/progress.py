@@ -17,7 +17,8 @@ class Bar:
 
     def step(self, losses: list[float]) -> None:
         recent = losses[-50:]
-        self.bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}", refresh=False)
+        if recent:  # none has been read yet in the first steps on a GPU
+            self.bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4f}", refresh=False)
         self.bar.update(1)
 
     def say(self, text: str) -> None:

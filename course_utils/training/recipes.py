@@ -4,6 +4,9 @@ A `Recipe` is a notebook's training cell taken apart. Its loss closure does two 
 then it computes. Here they are two functions, `draw` and `loss`, because several processes that share a batch have to
 draw the same numbers and compute on different parts of them. Called one after the other they are the notebook's
 closure again: same weights at the start, same numbers in the same order, same curve.
+
+Pictures, latents and captions lie on the device, and batches are chosen there. The numbers are drawn on the processor,
+so that they are the same everywhere, and sent after it without waiting.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from course_utils.data.batches import CaptionedImages
+from course_utils.data.batches import CaptionedImages, to_float
 from course_utils.diffusion.reverse import denoising_loss
 from course_utils.diffusion.schedule import NoiseSchedule, logit_normal_timesteps, shift_timesteps
 from course_utils.models.clip import CLIP, TextEncoder, contrastive_loss
@@ -24,6 +27,7 @@ from course_utils.models.unet import UNet
 from course_utils.models.vae import VAE, reparameterise, vae_loss
 from course_utils.profiles import Budget, Profile
 from course_utils.training.loop import History, autocast, train
+from course_utils.training.moving import kept_near, moved
 from course_utils.training.processes import gather
 
 PREDICTION_TYPE = "v_prediction"
@@ -107,15 +111,16 @@ def vae_recipe(profile: Profile, data: CaptionedImages, *, seed: int = 0, device
         raise ValueError(f"the pictures are {height}×{width}; this VAE needs multiples of {factor}")
     batch_size, beta = profile.vae_budget.batch_size, profile.vae_beta
     shape = (batch_size, profile.vae.latent_channels, height // factor, width // factor)
+    images = kept_near(data.images, torch.device(device))
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
         chosen = torch.randint(len(data), (batch_size,), generator=generator)
         return chosen, torch.randn(shape, generator=generator) if beta > 0 else torch.zeros(shape)
 
     def loss(vae: VAE, chosen: Tensor, noise: Tensor) -> Tensor:
-        x = data.batch(chosen.cpu())[0].to(device_of(vae))  # .cpu(): with several GPUs a batch arrives on one
+        x = to_float(images[moved(chosen, images.device)]).to(device_of(vae))
         cloud = vae.encode(x)
-        z = reparameterise(cloud.mean, cloud.log_variance, noise.to(x.device))  # without noise: the mean
+        z = reparameterise(cloud.mean, cloud.log_variance, moved(noise, x.device))  # without noise: the mean
         return vae_loss(x, vae.decode(z).float(), cloud.kl(), beta)
 
     return Recipe("vae", _seeded(lambda: VAE(profile.vae), seed).to(device), draw, loss, profile.vae_budget)
@@ -158,7 +163,8 @@ def clip_recipe(
     config = replace(profile.clip, text=replace(profile.clip.text, vocab_size=len(tokenizer)))
     ids = tokenizer.encode(data.captions)  # [N, L]
     longest = int((ids != tokenizer.end_id).sum(dim=1).max()) + 1
-    ids = ids[:, :longest]  # behind the end token nothing is read
+    ids = ids[:, :longest].to(device)  # behind the end token nothing is read
+    images = kept_near(data.images, torch.device(device))
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
         among = torch.arange(len(data))
@@ -167,10 +173,9 @@ def clip_recipe(
         return (among[torch.randperm(len(among), generator=generator)[:batch_size]],)
 
     def loss(clip: CLIP, picks: Tensor) -> Tensor:
-        device = device_of(clip)
-        picks = picks.cpu()
-        image_features = clip.encode_image(data.batch(picks)[0].to(device)).float()
-        text_features = clip.encode_text(ids[picks].to(device)).float()
+        x = to_float(images[moved(picks, images.device)]).to(device_of(clip))
+        image_features = clip.encode_image(x).float()
+        text_features = clip.encode_text(ids[moved(picks, ids.device)]).float()
         return contrastive_loss(gather(image_features), gather(text_features), clip.logit_scale)
 
     return Recipe("clip", _seeded(lambda: CLIP(config), seed).to(device), draw, loss, profile.clip_budget)
@@ -217,12 +222,14 @@ def unet_recipe(
             f"the text's states are {states.shape[2]} wide, the U-Net reads {config.context_width}: set the profile's "
             "unet.context_width to clip.text.width"
         )
+    there = torch.device(device)
+    states, empty, caption_of = states.to(there), empty.to(there), caption_of.to(there)
 
     def words(chosen: Tensor, dropped: Tensor) -> Tensor:
-        found = states[caption_of[chosen.to(caption_of.device)].to(states.device)].float()
-        return torch.where(dropped.to(found.device)[:, None, None], empty.to(found), found)  # [B, L, D]
+        found = states[caption_of[chosen]].float()
+        return torch.where(dropped[:, None, None], empty.to(found), found)  # [B, L, D]
 
-    return denoising_recipe(profile, latents, _seeded(lambda: UNet(config), seed).to(device), words)
+    return denoising_recipe(profile, latents, _seeded(lambda: UNet(config), seed).to(there), words)
 
 
 def denoising_recipe(
@@ -230,10 +237,11 @@ def denoising_recipe(
 ) -> Recipe:
     """A network that reads, (x_t, t, words) -> prediction, trained on latents [N, C, h, w] with the U-Net's budget.
 
-    words: (which latents, whose caption is dropped), both [B] -> what the network reads, on any device.
+    words: (which latents, whose caption is dropped), both [B] -> what the network reads, all on the network's device.
     """
-    schedule, batch_size = cosine_schedule(), profile.unet_budget.batch_size
-    T = schedule.num_train_timesteps
+    there = device_of(network)
+    latents, schedule = latents.to(there), cosine_schedule().to(there)
+    batch_size, T = profile.unet_budget.batch_size, schedule.num_train_timesteps
 
     def draw(generator: torch.Generator) -> tuple[Tensor, ...]:
         chosen = torch.randint(len(latents), (batch_size,), generator=generator)
@@ -242,11 +250,10 @@ def denoising_recipe(
         return chosen, t, noise, torch.rand(batch_size, generator=generator) < profile.condition_dropout
 
     def loss(network: nn.Module, chosen: Tensor, t: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
-        device = device_of(network)
-        x_0 = latents[chosen.to(latents.device)].to(device)
-        context = words(chosen, dropped).to(device)
+        chosen, t, noise, dropped = (moved(drawn, there) for drawn in (chosen, t, noise, dropped))
+        context = words(chosen, dropped)
         return denoising_loss(
-            lambda x_t, t: network(x_t, t, context), schedule, x_0, t.to(device), noise.to(device), PREDICTION_TYPE
+            lambda x_t, t: network(x_t, t, context), schedule, latents[chosen], t, noise, PREDICTION_TYPE
         )
 
     return Recipe("unet", network, draw, loss, profile.unet_budget)
@@ -262,7 +269,7 @@ def encode_latents(vae: VAE, data: CaptionedImages, precision: str = "auto") -> 
     """The scaled mean latents of all pictures, float32 [N, C, h, w] on the VAE's device, as notebook 05 makes them."""
     device = device_of(vae)
     with autocast(device.type, precision):
-        parts = [vae.to_latents(data.batch(part)[0].to(device)).float() for part in torch.arange(len(data)).split(256)]
+        parts = [vae.to_latents(to_float(part.to(device))).float() for part in data.images.split(256)]
     return torch.cat(parts)
 
 

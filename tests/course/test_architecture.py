@@ -30,7 +30,10 @@ MAY_IMPORT = {
     "evaluation": {"data", "models", "diffusion", "pipeline", "training"},
     "lessons": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "profiles", "weights"},
     "checks": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "lessons", "profiles", "weights"},
-    "__main__": {"pipeline", "training", "lessons", "profiles", "weights"},
+    "trial": {
+        "data", "models", "diffusion", "pipeline", "pictures", "training", "evaluation", "files", "profiles", "weights",
+    },
+    "__main__": {"pipeline", "training", "lessons", "profiles", "trial", "weights"},
     "__init__": set(),
 }
 
