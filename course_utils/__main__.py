@@ -2,6 +2,8 @@
 
 python -m course_utils sample "a dog on a red background"
 python -m course_utils train --profile cpu
+python -m course_utils look my_pictures
+python -m course_utils train --pictures my_pictures
 python -m course_utils info
 """
 
@@ -15,9 +17,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from course_utils import __version__
+from course_utils.files import check_room
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,6 +57,19 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--restart", action="store_true", help="train anew what is finished or begun there")
     train.add_argument("--processes", type=int, default=1, help="how many, one for each GPU (default %(default)s)")
     train.add_argument("--cpu", action="store_true", help="leave the GPU alone")
+    train.add_argument("--pictures", type=Path, help="a folder of your own pictures to train on with, see look")
+    train.add_argument("--start", type=Path, help="with --pictures: weights to begin with (yours, else checkpoints/)")
+    look = commands.add_parser("look", help="say what is in a folder of your own pictures, and draw a sheet of them")
+    look.add_argument("pictures", type=Path, help="the folder")
+    look.add_argument("--output", type=Path, help="the PNG to write; default: a new one in samples/")
+    look.add_argument("--profile", default=None, help="whose longest caption counts (default: what fits)")
+    for command in (look, train):
+        reading = command.add_argument_group("how the folder is read (docs/own_pictures.md)")
+        reading.add_argument("--size", type=int, default=64, help="the pictures' side in pixels (default %(default)s)")
+        reading.add_argument("--caption", metavar="COLUMN", help="in the table; default: text, caption, …")
+        reading.add_argument("--template", default="a photo of a {}", help="for a folder a class (default %(default)r)")
+        reading.add_argument("--unconditional", action="store_true", help="take pictures without a caption, too")
+        reading.add_argument("--white", type=float, default=None, help="white's number in pictures of more than 8 bits")
     commands.add_parser("info", help="versions, device, profile and the weights that are there")
     return parser
 
@@ -74,12 +90,12 @@ def contact_sheet(images: Sequence[Image], scale: int = 1, gap: int = 4) -> Imag
     return sheet
 
 
-def free_path(prompt: str, seed: int, folder: Path = Path("samples")) -> Path:
+def free_path(prompt: str, seed: int, folder: Path = Path("samples"), word: str = "seed") -> Path:
     """A name that says what the picture shows and that no file has yet."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "unconditional"
-    number, path = 2, folder / f"{words}-seed{seed}.png"
+    number, path = 2, folder / f"{words}-{word}{seed}.png"
     while path.exists():
-        path = folder / f"{words}-seed{seed}-{number}.png"
+        path = folder / f"{words}-{word}{seed}-{number}.png"
         number += 1
     return path
 
@@ -100,10 +116,15 @@ def check_arguments(options: argparse.Namespace) -> None:
         raise ValueError(f"--count {options.count} at --scale {options.scale} makes too large a picture; lower one")
     if not 0 <= options.guidance_scale <= 1000:
         raise ValueError(f"--guidance-scale is {options.guidance_scale}; it should be 0 … 1000")
-    if options.output is not None and options.output.exists():
-        raise ValueError(f"{options.output} exists already; move it away or give --output another name")
-    if options.output is not None and options.output.suffix.lower() != ".png":
-        raise ValueError(f"--output {options.output} should end in .png")
+    check_output(options.output)
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse a file that is there, or that would be no PNG."""
+    if path is not None and path.exists():
+        raise ValueError(f"{path} exists already; move it away or give --output another name")
+    if path is not None and path.suffix.lower() != ".png":
+        raise ValueError(f"--output {path} should end in .png")
 
 
 def sample(options: argparse.Namespace) -> Path:
@@ -117,6 +138,8 @@ def sample(options: argparse.Namespace) -> Path:
 
     folder = checkpoints_folder() if options.weights == "checkpoints" else Path(options.weights)
     pipe = TextToImage.from_pretrained(folder, choose_device())
+    path = options.output or free_path(options.prompt, options.seed)
+    check_room(path.parent, 0)  # now, rather than when all is drawn
     begun = time.perf_counter()
     images = pipe(
         [options.prompt] * options.count,
@@ -126,12 +149,33 @@ def sample(options: argparse.Namespace) -> Path:
         sampler=options.sampler,
         generator=torch.Generator().manual_seed(options.seed),
     ).images
-    path = options.output or free_path(options.prompt, options.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(images, options.scale).save(path)
     print(f"{len(images)} pictures in {time.perf_counter() - begun:.1f} s")
     print(path)
     return path
+
+
+def look(options: argparse.Namespace) -> Path:
+    """Say what is in a folder of pictures, save a sheet of them, and return the path of the PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from course_utils.lessons.own_pictures import look_at
+    from course_utils.training.profiles import get_profile
+
+    check_output(options.output)
+    found = look_at(options.pictures, get_profile(options.profile), options.size, **how_to_read(options))
+    path = options.output or free_path(options.pictures.resolve().name, options.size, word="size")
+    check_room(path.parent, 0)
+    found.sheet().savefig(path, dpi=130, bbox_inches="tight")
+    print("\n".join(found.lines))
+    print(path)
+    return path
+
+
+def how_to_read(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of `CaptionedImages.from_folder` that were given."""
+    return {name: getattr(options, name) for name in ("caption", "template", "unconditional", "white")}
 
 
 def train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
@@ -139,10 +183,21 @@ def train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     import torch
 
     from course_utils.lessons.setup import choose_device
-    from course_utils.training.command import launch, started_by_a_launcher, train_course
+    from course_utils.training.command import launch, started_by_a_launcher, train_course, train_own
     from course_utils.training.loop import TrainingDiverged
 
     device = torch.device("cpu") if options.cpu else choose_device()
+    if options.pictures is not None:
+        if options.processes != 1 or options.restart or tuple(options.only) != PARTS:
+            raise ValueError("--pictures trains all parts in one process: leave out --processes, --restart and --only")
+        try:
+            train_own(
+                options.profile, device, options.pictures, size=options.size, seed=options.seed, folder=options.folder,
+                start=options.start, **how_to_read(options),
+            )  # fmt: skip
+        except TrainingDiverged as error:
+            raise ValueError(str(error)) from error
+        return
     if options.processes != 1 and not started_by_a_launcher():
         launch(options.processes, arguments, device)
         return
@@ -183,12 +238,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser().parse_args(arguments)
     try:
-        if options.command != "info":
+        if options.command in ("sample", "train"):
             check_seed(options.seed)
         if options.command == "sample":
             sample(options)
         elif options.command == "train":
             train(options, arguments[1:])
+        elif options.command == "look":
+            look(options)
         else:
             info()
     except KeyboardInterrupt:

@@ -122,9 +122,10 @@ def _table_entries(folder: Path, table: Path, caption: str | None, unconditional
             hint = f"say which of {others} to read, as caption=…" if others else f"a row is {EXAMPLE}"
             raise ValueError(f'{where} has no "text"; {hint}')
         check_characters(file_name, where, "file_name")
-        if not unconditional and row.get(column) is None:
+        said = row.get(column) if column else None
+        if said is None and not unconditional:
             raise ValueError(f'{where} has no "{column}"; a row is {EXAMPLE}')
-        texts = as_captions(row.get(column) if column else None, where, unconditional)
+        texts = as_captions(said, where, unconditional)
         yield Entry(where, _inside(folder, file_name, where), texts)
 
 

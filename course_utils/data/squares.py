@@ -73,7 +73,7 @@ def eight_bits(numbers: np.ndarray, white: float | None = None) -> np.ndarray:
     if not np.isfinite(numbers).all():
         raise ValueError("it holds NaN or infinite numbers: mend the picture")
     if white is None:
-        fitting = [w for w in WHITES[numbers.dtype.kind] if high <= w]
+        fitting = [w for w in WHITES[numbers.dtype.kind] if 0 <= low <= high <= w]
         if fitting and (high > fitting[0] / 4 or fitting[0] == 1 or high == 0):
             white = fitting[0]
     if white is None or not 0 <= low <= high <= white:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "interop": {"models", "diffusion", "pipeline", "training", "files"},
     "lessons": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "interop"},
     "checks": {"data", "models", "diffusion", "pipeline", "training", "evaluation", "interop", "lessons"},
-    "__main__": {"pipeline", "training", "lessons"},
+    "__main__": {"pipeline", "training", "lessons", "files"},
     "__init__": set(),
 }
 
