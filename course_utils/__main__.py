@@ -3,6 +3,8 @@
 python -m course_utils sample "a dog on a red background"
 python -m course_utils train --profile cpu
 python -m course_utils gpu-trial --minutes 8 --out trial
+python -m course_utils look my_pictures
+python -m course_utils train --pictures my_pictures
 python -m course_utils info
 """
 
@@ -16,57 +18,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from course_utils import __version__
+from course_utils.arguments import PARTS, build_parser
+from course_utils.files import check_room
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SAMPLERS = ("ddim", "ddpm", "dpmpp_2m")  # as in diffusion.samplers, which would load torch before --help
 MOST_ENLARGED = 16_384  # 64×64 pixels of the sheet: 67 million pixels in all
-PARTS = ("vae", "clip", "unet")  # as in training.parts, for the same reason
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m course_utils", description="Stable Diffusion, small.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    sample = commands.add_parser("sample", help="draw pictures from a prompt")
-    sample.add_argument("prompt", help='such as "a dog on a red background"; "" draws without a condition')
-    sample.add_argument("--output", type=Path, help="the PNG to write; default: a new one in samples/")
-    sample.add_argument("--count", type=int, default=4, help="how many pictures (default %(default)s)")
-    sample.add_argument("--steps", type=int, default=10, help="denoising steps (default %(default)s)")
-    sample.add_argument("--guidance-scale", type=float, default=5.0, help="1: no guidance (default %(default)s)")
-    sample.add_argument(
-        "--guidance-interval", type=int, nargs=2, default=(400, 999), metavar=("LOWEST", "HIGHEST"),
-        help="the timesteps at which there is guidance (default 400 999)",
-    )  # fmt: skip
-    sample.add_argument(
-        "--sampler", choices=SAMPLERS, default="ddpm", help="dpmpp_2m is DPM-Solver++ (default %(default)s)"
-    )
-    sample.add_argument("--negative", default=None, metavar="PROMPT", help="what the picture should not show")
-    sample.add_argument("--seed", type=int, default=0, help="same seed, same picture (default %(default)s)")
-    sample.add_argument("--scale", type=int, default=4, help="enlarge 64×64 by this (default %(default)s)")
-    sample.add_argument("--weights", default="checkpoints", help="their folder (default %(default)s)")
-    train = commands.add_parser("train", help="train the VAE, CLIP and the U-Net without the notebooks")
-    train.add_argument("--profile", default=None, help="smoke, cpu, long or gpu (default: what fits)")
-    train.add_argument("--seed", type=int, default=0, help="of scenes, weights and batches (default %(default)s)")
-    train.add_argument(
-        "--folder", type=Path, help="where the parts go, in place of those of that name (default: artifacts/<profile>)"
-    )
-    train.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="train these, and take the others there")
-    train.add_argument("--restart", action="store_true", help="train anew what is finished or begun there")
-    train.add_argument("--processes", type=int, default=1, help="how many, one for each GPU (default %(default)s)")
-    train.add_argument("--cpu", action="store_true", help="leave the GPU alone")
-    trial = commands.add_parser("gpu-trial", help="check, measure and train on a machine with CUDA, and report")
-    trial.add_argument("--minutes", type=float, default=8.0, help="for everything (default %(default)s)")
-    trial.add_argument("--out", type=Path, required=True, help="a folder; the same one again goes on where it stopped")
-    trial.add_argument("--profile", default="gpu", help="smoke tries it all on a processor (default %(default)s)")
-    trial.add_argument("--seed", type=int, default=0, help="of scenes, weights and batches (default %(default)s)")
-    trial.add_argument("--unpack", type=Path, metavar="HOME", help="instead: the weights that lie there, into --out")
-    commands.add_parser("info", help="versions, device, profile and the weights that are there")
-    return parser
 
 
 def contact_sheet(images: Sequence[Image], scale: int = 1, gap: int = 4) -> Image:
@@ -85,12 +46,12 @@ def contact_sheet(images: Sequence[Image], scale: int = 1, gap: int = 4) -> Imag
     return sheet
 
 
-def free_path(prompt: str, seed: int, folder: Path = Path("samples")) -> Path:
+def free_path(prompt: str, seed: int, folder: Path = Path("samples"), word: str = "seed") -> Path:
     """A name that says what the picture shows and that no file has yet."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "unconditional"
-    number, path = 2, folder / f"{words}-seed{seed}.png"
+    number, path = 2, folder / f"{words}-{word}{seed}.png"
     while path.exists():
-        path = folder / f"{words}-seed{seed}-{number}.png"
+        path = folder / f"{words}-{word}{seed}-{number}.png"
         number += 1
     return path
 
@@ -111,10 +72,15 @@ def check_arguments(options: argparse.Namespace) -> None:
         raise ValueError(f"--count {options.count} at --scale {options.scale} makes too large a picture; lower one")
     if not 0 <= options.guidance_scale <= 1000:
         raise ValueError(f"--guidance-scale is {options.guidance_scale}; it should be 0 … 1000")
-    if options.output is not None and options.output.exists():
-        raise ValueError(f"{options.output} exists already; move it away or give --output another name")
-    if options.output is not None and options.output.suffix.lower() != ".png":
-        raise ValueError(f"--output {options.output} should end in .png")
+    check_output(options.output)
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse a file that is there, or that would be no PNG."""
+    if path is not None and path.exists():
+        raise ValueError(f"{path} exists already; move it away or give --output another name")
+    if path is not None and path.suffix.lower() != ".png":
+        raise ValueError(f"--output {path} should end in .png")
 
 
 def sample(options: argparse.Namespace) -> Path:
@@ -128,6 +94,8 @@ def sample(options: argparse.Namespace) -> Path:
 
     folder = checkpoints_folder() if options.weights == "checkpoints" else Path(options.weights)
     pipe = TextToImage.from_pretrained(folder, choose_device())
+    path = options.output or free_path(options.prompt, options.seed)
+    check_room(path.parent, 0)  # now, rather than when all is drawn
     begun = time.perf_counter()
     images = pipe(
         [options.prompt] * options.count,
@@ -138,12 +106,33 @@ def sample(options: argparse.Namespace) -> Path:
         sampler=options.sampler,
         generator=torch.Generator().manual_seed(options.seed),
     ).images
-    path = options.output or free_path(options.prompt, options.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(images, options.scale).save(path)
     print(f"{len(images)} pictures in {time.perf_counter() - begun:.1f} s")
     print(path)
     return path
+
+
+def look(options: argparse.Namespace) -> Path:
+    """Say what is in a folder of pictures, save a sheet of them, and return the path of the PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from course_utils.lessons.own_pictures import look_at
+    from course_utils.profiles import get_profile
+
+    check_output(options.output)
+    found = look_at(options.pictures, get_profile(options.profile), options.size, **how_to_read(options))
+    path = options.output or free_path(options.pictures.resolve().name, options.size, word="size")
+    check_room(path.parent, 0)
+    found.sheet().savefig(path, dpi=130, bbox_inches="tight")
+    print("\n".join(found.lines))
+    print(path)
+    return path
+
+
+def how_to_read(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of `CaptionedImages.from_folder` that were given."""
+    return {name: getattr(options, name) for name in ("caption", "template", "unconditional", "white")}
 
 
 def train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
@@ -151,10 +140,21 @@ def train(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     import torch
 
     from course_utils.lessons.setup import choose_device
-    from course_utils.training.command import launch, started_by_a_launcher, train_course
+    from course_utils.training.command import launch, started_by_a_launcher, train_course, train_own
     from course_utils.training.loop import TrainingDiverged
 
     device = torch.device("cpu") if options.cpu else choose_device()
+    if options.pictures is not None:
+        if options.processes != 1 or options.restart or tuple(options.only) != PARTS:
+            raise ValueError("--pictures trains all parts in one process: leave out --processes, --restart and --only")
+        try:
+            train_own(
+                options.profile, device, options.pictures, size=options.size, seed=options.seed, folder=options.folder,
+                start=options.start, **how_to_read(options),
+            )  # fmt: skip
+        except TrainingDiverged as error:
+            raise ValueError(str(error)) from error
+        return
     if options.processes != 1 and not started_by_a_launcher():
         launch(options.processes, arguments, device)
         return
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser().parse_args(arguments)
     try:
-        if options.command != "info":
+        if options.command in ("sample", "train"):
             check_seed(options.seed)
         if options.command == "sample":
             sample(options)
@@ -219,6 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(options, arguments[1:])
         elif options.command == "gpu-trial":
             gpu_trial(options)
+        elif options.command == "look":
+            look(options)
         else:
             info()
     except KeyboardInterrupt:

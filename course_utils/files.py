@@ -14,11 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -41,20 +36,6 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_safely(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all: a crash in the middle leaves the old file as it was.
-
-    Raises:
-        OSError: the disk is full, say; nothing is left of what was written.
-    """
-    copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    with replacing(path) as temporary:
-        try:
-            save_file(copies, temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written ({error}): free some room, or choose another folder") from error
 
 
 def read_json(path: Path, remedy: str, name: str | None = None) -> dict[str, Any]:

@@ -44,7 +44,6 @@ from course_utils.evaluation.detector import Detector, DetectorConfig, detect, d
 from course_utils.evaluation.listening import hearing_table, hears  # noqa: E402
 from course_utils.evaluation.reconstruction import reconstruct  # noqa: E402
 from course_utils.evaluation.scores import draw_for_prompts  # noqa: E402
-from course_utils.files import write_safely  # noqa: E402
 from course_utils.lessons.harder_plots import show_attention, show_samples  # noqa: E402
 from course_utils.lessons.setup import choose_device  # noqa: E402
 from course_utils.pipeline import TextToImage  # noqa: E402
@@ -59,6 +58,7 @@ from course_utils.weights.artifacts import (  # noqa: E402
     save_artifact,
     sha256,
     write_card,
+    write_safely,  # noqa: E402
 )
 
 DETECTOR_BUDGET = Budget(1000, 64, 2e-3, 0.02)
@@ -250,4 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # what was being trained is saved, and has said so
+        sys.exit(130)

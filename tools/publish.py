@@ -26,9 +26,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from pages import fill  # noqa: E402
 
 from course_utils.data.batches import CaptionedImages  # noqa: E402
-from course_utils.files import write_safely  # noqa: E402
 from course_utils.lessons.plots import show_images  # noqa: E402
-from course_utils.weights.artifacts import artifacts_folder, sha256, write_card  # noqa: E402
+from course_utils.weights.artifacts import (  # noqa: E402
+    artifacts_folder,
+    sha256,
+    write_card,
+    write_safely,  # noqa: E402
+)
 
 PARTS = ("vae", "noise_reader", "unconditional", "clip", "unet", "judge")
 LIMIT = 25_000_000  # bytes in checkpoints/

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from course_utils.data.captions import with_article
+from course_utils.data.folders import TEMPLATE, read_folder
+from course_utils.data.samples import Sample, as_opened, samples_of_pairs, samples_of_rows
 from course_utils.data.scenes import ATTRIBUTES, OBJECTS, caption, draw, random_scene
+from course_utils.data.squares import check_white, open_picture, square
 
 
 def to_float(pictures: Tensor) -> Tensor:
@@ -32,9 +33,6 @@ def to_uint8(pictures: Tensor) -> Tensor:
         raise TypeError(f"to_uint8 wants float pictures in [-1, 1], got {pictures.dtype}")
     return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-MOST_PIXELS = 64_000_000  # a large photograph; it takes a quarter of a gigabyte, and for a moment three times that
 
 _FASHION = (
     "t-shirt",
@@ -102,18 +100,106 @@ class CaptionedImages(Dataset):
         return cls(images, captions, torch.tensor(attributes))
 
     @classmethod
-    def from_folder(cls, path: str | Path, size: int = 64) -> CaptionedImages:
-        """Your own pictures: a folder with a metadata.jsonl, a row {"file_name": ..., "text": ...} a picture.
+    def from_folder(
+        cls,
+        path: str | Path,
+        size: int = 64,
+        *,
+        caption: str | None = None,
+        template: str = TEMPLATE,
+        unconditional: bool = False,
+        white: float | None = None,
+    ) -> CaptionedImages:
+        """Your own pictures: a folder as Hugging Face's imagefolder reads it.
 
-        Each picture is cut to a centred square and resized to [3, size, size]; transparency becomes white.
-        All attributes are unknown. Raises FileNotFoundError or ValueError that names the row or file to mend.
+        It has a table metadata.csv, metadata.jsonl or metadata.parquet with a column "file_name", or a folder for each
+        class. A picture with several captions, as a list or in several rows, is there once for each. Each picture is
+        cut to a centred square and resized to [3, size, size]; transparency becomes white. All attributes are unknown.
+
+        Args:
+            caption: the column with the captions; by default that called text, caption or prompt (or texts, …).
+            template: for a folder for each class: what the caption says of a picture in it.
+            unconditional: pictures without a caption get "" and are not refused.
+            white: the number that means white in pictures of more than 8 bits, where that is not plain from their
+                numbers, such as 4095 for 12 bits (see `squares.eight_bits`).
+
+        Raises:
+            FileNotFoundError, ValueError: it names the row or file to mend. ModuleNotFoundError: parquet needs pyarrow.
         """
         check_side(size)
-        folder = Path(path)
+        check_white(white)
+        read: dict[Path, np.ndarray] = {}
         pictures, captions = [], []
-        for where, file_name, text in _read_metadata(folder / "metadata.jsonl"):
-            pictures.append(_read_picture(folder, file_name, size, where))
-            captions.append(text)
+        for where, file, texts in read_folder(Path(path), caption, template, unconditional):
+            if file not in read:
+                try:
+                    read[file] = square(open_picture(file), size, white)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {file} {error}, or take it out") from error
+            pictures += [read[file]] * len(texts)
+            captions += texts
+        return cls._of_squares(pictures, captions)
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Iterable[Any],
+        size: int = 64,
+        *,
+        image: str | None = None,
+        caption: str | None = None,
+        template: str = TEMPLATE,
+        unconditional: bool = False,
+        white: float | None = None,
+    ) -> CaptionedImages:
+        """A `datasets.Dataset`, or other rows {"image": a picture, "text": its caption or several}; see `from_folder`.
+
+        image, caption: their columns, by default those called image, img or picture, and text, caption or prompt; else
+        a column "label" whose numbers the dataset has names for, which go into the template.
+
+        Raises:
+            TypeError, ValueError: it names the row that cannot be used, or the columns that are there.
+        """
+        return cls._of_samples(samples_of_rows(rows, image, caption, template, unconditional), size, white)
+
+    @classmethod
+    def from_pairs(
+        cls,
+        pairs: Any,
+        size: int = 64,
+        *,
+        classes: Sequence[str] | None = None,
+        template: str = TEMPLATE,
+        unconditional: bool = False,
+        white: float | None = None,
+    ) -> CaptionedImages:
+        """A dataset of torchvision's, or other pairs (picture, label), (picture, caption) or (picture, captions).
+
+        classes: the labels' names that go into the template; by default those the dataset has. See `from_folder`.
+
+        Raises:
+            TypeError, ValueError: it names the pair that cannot be used.
+        """
+        return cls._of_samples(samples_of_pairs(pairs, classes, template, unconditional), size, white)
+
+    @classmethod
+    def _of_samples(cls, samples: Iterable[Sample], size: int, white: float | None) -> CaptionedImages:
+        check_side(size)
+        check_white(white)
+        pictures, captions = [], []
+        for where, picture, texts in samples:
+            try:
+                pictures += [square(as_opened(picture), size, white)] * len(texts)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{where}: {error}") from error
+            captions += texts
+        return cls._of_squares(pictures, captions)
+
+    @classmethod
+    def _of_squares(cls, pictures: Sequence[np.ndarray], captions: Sequence[str]) -> CaptionedImages:
+        """Made of uint8 [H, W, 3] arrays of one size. ValueError if there is none."""
+        if not pictures:
+            raise ValueError("there is no picture in it; a set needs one at least")
         return cls(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), captions)
 
     @classmethod
@@ -159,66 +245,3 @@ def _resize(gray: Tensor, size: int) -> Tensor:
     """uint8 [B, h, w] -> uint8 [B, 1, size, size]."""
     large = F.interpolate(gray[:, None].float(), size=(size, size), mode="bilinear", antialias=True)
     return large.round().clamp(0, 255).to(torch.uint8)
-
-
-def _read_metadata(path: Path) -> list[tuple[str, str, str]]:
-    """(where, file name, text) of each row of a metadata.jsonl."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} is missing; write one row {{"file_name": "a.png", "text": "a cat"}} a picture into it'
-        )
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # some editors put a mark before the first line
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error.reason}); save it again in that encoding") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # no JSON, or a number of thousands of digits, or a deep nest
-            reason = getattr(error, "msg", error)
-            raise ValueError(f"{where} is not JSON ({reason}); a line is one object in braces") from error
-        for key in ("file_name", "text"):
-            if not (isinstance(row, dict) and isinstance(row.get(key), str) and row[key].strip()):
-                raise ValueError(f'{where} has no "{key}"; a row is {{"file_name": "a.png", "text": "a cat"}}')
-            if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in row[key]):
-                raise ValueError(f'{where}: "{key}" holds a character that is no text: {row[key]!r:.60}')
-        rows.append((where, row["file_name"], row["text"]))
-    if not rows:
-        raise ValueError(f"{path} has no rows; write one for each picture")
-    return rows
-
-
-def _read_picture(folder: Path, file_name: str, size: int, where: str) -> np.ndarray:
-    """One picture of the folder as uint8 [size, size, 3]."""
-    path = folder / file_name
-    try:
-        inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
-    except (OSError, ValueError) as error:  # too long a name, a loop of links
-        raise ValueError(f"{where} names {file_name!r:.60}, which cannot be a file here ({error})") from error
-    if not inside:
-        raise ValueError(f"{where}: {file_name!r} lies outside the folder; copy it into {folder}")
-    if not there:
-        raise FileNotFoundError(f"{where} names {path}, which is missing; add it or take out the row")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, before it is read
-            # By name, for Pillow would start Ghostscript for an EPS, whatever the file is called.
-            opened = Image.open(path, formats=FORMATS)
-        with opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                raise OSError(f"{opened.width} × {opened.height} pixels are too many, make it smaller")
-            deep = opened.mode == "F" or opened.mode.startswith("I")  # converted, they would become white or black
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{where}: {path} cannot be read as a picture ({error}); save it again as PNG or JPEG, or take out its row"
-        ) from error
-    if deep:
-        raise ValueError(f"{path} has more than 8 bits a channel; save it again as an 8-bit PNG")
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
-    return np.asarray(ImageOps.fit(white.convert("RGB"), (size, size), Image.Resampling.LANCZOS))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from course_utils.data.batches import CaptionedImages
+from course_utils.files import check_room
 from course_utils.profiles import get_profile
-from course_utils.training.parts import NAMES, Parts, check_which, train_parts
+from course_utils.training.finetuning import finetune_parts
+from course_utils.training.parts import NAMES, Parts, check_which, load_parts, train_parts
 from course_utils.training.processes import check_batch_size, only_main_prints
-from course_utils.weights.artifacts import artifacts_folder
+from course_utils.weights.artifacts import LICENSE, artifacts_folder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,6 +75,39 @@ def make_accelerator(device: torch.device) -> Accelerator | None:
     return accelerator
 
 
+def train_own(
+    profile_name: str | None,
+    device: torch.device,
+    pictures: Path,
+    *,
+    size: int = 64,
+    seed: int = 0,
+    folder: Path | None = None,
+    start: str | Path | None = None,
+    **reading: Any,
+) -> Parts:
+    """Train the parts in `start` (yours, else the course's) on with a folder of pictures, save them, say where.
+
+    Args:
+        pictures: as `CaptionedImages.from_folder` reads them, with its options. size: their sides, in pixels.
+
+    Raises:
+        FileNotFoundError, ValueError: what is wrong with a picture, a caption or the size. OSError: nothing can be
+            written to the folder.
+    """
+    profile = get_profile(profile_name).going_on(vae=1 / 3, unet=1)
+    folder = artifacts_folder(profile.name) / "own" / pictures.resolve().name if folder is None else folder
+    check_room(folder, 0)
+    data = CaptionedImages.from_folder(pictures, size, **reading)
+    print(f"profile {profile.name} on {device.type}, seed {seed}: {len(data):,} captioned pictures from {pictures}")
+    license = f"that of the pictures in {pictures.resolve().name}; before them: {LICENSE}"
+    parts = finetune_parts(
+        profile, data, load_parts(start, device), folder, seed=seed, device=device, license=license
+    )
+    print(f'to draw: python -m course_utils sample "{data.captions[0]}" --weights "{folder}"')
+    return parts
+
+
 def train_course(
     profile_name: str | None,
     device: torch.device,
@@ -97,6 +132,7 @@ def train_course(
     for name in which:
         check_batch_size(getattr(profile, f"{name}_budget").batch_size, accelerator)
     folder = artifacts_folder(profile.name) if folder is None else folder
+    check_room(folder, 0)  # now, rather than when all scenes are drawn
     device = device if accelerator is None else accelerator.device
     with only_main_prints(accelerator):
         several = "" if accelerator is None else f" in {accelerator.num_processes} processes"

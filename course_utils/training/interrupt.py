@@ -31,3 +31,9 @@ def held_interrupts() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def without_traceback(error: KeyboardInterrupt, sentence: str) -> KeyboardInterrupt:
+    """The interrupt, of which a notebook shows this one line: it was asked for, and where it struck helps nobody."""
+    error._render_traceback_ = lambda: [f"KeyboardInterrupt: {sentence}"]  # type: ignore[attr-defined]  # IPython's hook
+    return error

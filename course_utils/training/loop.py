@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from course_utils.files import check_room, only_run
 from course_utils.training.compiling import compiled
-from course_utils.training.interrupt import held_interrupts
+from course_utils.training.interrupt import held_interrupts, without_traceback
 from course_utils.training.muon import make_optimizers
 from course_utils.training.processes import (
     anywhere,
@@ -252,7 +252,7 @@ def train(
                     saved = time.perf_counter()
                 if anywhere(interrupted(), accelerator):
                     raise KeyboardInterrupt
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             kept = "nothing is saved, for no folder was given."
             if path and step == done:  # a part of the state is ahead of the other
                 kept = "in the middle of the next one; the same call goes on from what was saved before, if anything."
@@ -262,7 +262,7 @@ def train(
                     kept = f"saved to {path.parent.name}/{path.name}; the same call goes on from here."
             bar.note(f"{name}: stopped at step {done} of {steps}, {kept}")
             wait(accelerator)  # a process that ends early may take the one that saves with it
-            raise
+            raise without_traceback(error, f"{name} was stopped") from None
         if keep_state and start < steps:
             save(done)
     if ema is not None:

@@ -4,9 +4,7 @@ A `Recipe` is a notebook's training cell taken apart. Its loss closure does two 
 then it computes. Here they are two functions, `draw` and `loss`, because several processes that share a batch have to
 draw the same numbers and compute on different parts of them. Called one after the other they are the notebook's
 closure again: same weights at the start, same numbers in the same order, same curve.
-
-Pictures, latents and captions lie on the device, and batches are chosen there. The numbers are drawn on the processor,
-so that they are the same everywhere, and sent after it without waiting.
+Data lie on the device; the numbers are drawn on the processor, so that they are the same everywhere, and sent there.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from course_utils.files import write_safely
+from course_utils.weights.artifacts import write_safely
 
 if TYPE_CHECKING:
     from course_utils.training.loop import History

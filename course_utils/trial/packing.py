@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from course_utils.files import replacing, write_safely
+from course_utils.files import replacing
 from course_utils.training.parts import NAMES
-from course_utils.weights.artifacts import sha256
+from course_utils.weights.artifacts import sha256, write_safely
 from course_utils.weights.cards import write_card
 
 MOST = 16_000_000  # bytes a file

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from course_utils import __version__
-from course_utils.files import write_safely
+from course_utils.files import replacing
 from course_utils.models.tokenizer import FILES, Tokenizer
 from course_utils.profiles import get_profile
 from course_utils.weights.cards import REMEDY, check_card, write_card
@@ -59,6 +59,20 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_safely(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all: a crash in the middle leaves the old file as it was.
+
+    Raises:
+        OSError: the disk is full, say; nothing is left of what was written.
+    """
+    copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(copies, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written ({error}): free some room, or choose another folder") from error
 
 
 def save_artifact(

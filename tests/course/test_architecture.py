@@ -18,6 +18,7 @@ CHECKS_LENGTH = 400  # a module holds the checks of a whole notebook, one functi
 
 # What each part may import from the rest of the course; the arrows of the map in CONTRIBUTING.md.
 MAY_IMPORT = {
+    "arguments": set(),
     "data": set(),
     "files": set(),
     "diffusion": set(),
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "trial": {
         "data", "models", "diffusion", "pipeline", "pictures", "training", "evaluation", "files", "profiles", "weights",
     },
-    "__main__": {"pipeline", "training", "lessons", "profiles", "trial", "weights"},
+    "__main__": {"arguments", "files", "pipeline", "training", "lessons", "profiles", "trial", "weights"},
     "__init__": set(),
 }
 

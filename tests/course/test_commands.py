@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,13 @@ import harder_scenes
 import pytest
 import quality
 import scaling
+import torch
 from PIL import Image
 
 from course_utils import __main__ as command
+from course_utils.arguments import SAMPLERS
 from course_utils.diffusion import samplers
+from course_utils.training.parts import train_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,7 +57,7 @@ def test_sample_writes_a_sheet_and_prints_its_path(pipe: StandIn, capsys: pytest
     assert Image.open(path).size == (3 * 260 + 4, 264)
     assert pipe.asked["prompt"] == ["a dog on a red background"] * 3
     assert pipe.asked["num_inference_steps"] == 5 and pipe.asked["guidance_scale"] == 2
-    assert pipe.asked["sampler"] == "dpmpp_2m" and command.SAMPLERS == samplers.SAMPLERS
+    assert pipe.asked["sampler"] == "dpmpp_2m" and SAMPLERS == samplers.SAMPLERS
     assert pipe.asked["negative_prompt"] == "a cat" and pipe.asked["generator"].initial_seed() == 7
 
 
@@ -112,6 +116,92 @@ def test_what_the_disk_refuses_is_said_in_one_line(
     monkeypatch.setattr(Image.Image, "save", full)
     assert command.main(["sample", "a dog"]) == 1
     assert capsys.readouterr().err == "course_utils: [Errno 28] No space left on device\n"
+
+
+def own_set(folder: Path) -> Path:
+    """Four pictures of the course with a table: one twice, one small, one whose caption is too long, one in no row."""
+    folder.mkdir()
+    sides = {"a.png": (64, 64), "copy.png": (64, 64), "long.png": (200, 64), "small.png": (20, 20)}
+    sides["left.png"] = (64, 64)
+    for i, (name, size) in enumerate(sides.items()):
+        Image.new("RGB", size, (40 * max(1, i), 0, 0)).save(folder / name)
+    captions = ["a dog", "a red dog", " ".join(["word"] * 15), ""]
+    rows = [f"{name},{caption}" for name, caption in zip(sides, captions, strict=False)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows]), encoding="utf-8")
+    return folder
+
+
+def test_look_says_what_is_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = str(own_set(tmp_path / "mine"))
+    assert command.main(["look", folder]) == 1
+    assert 'metadata.csv, line 5 has no "text"' in capsys.readouterr().err
+    assert command.main(["look", folder, "--unconditional", "--profile", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == [
+        "4 pictures and 4 captions, 4 of them different",
+        "sides from 20×20 to 200×64 pixels, read as 64×64",
+        "smaller than 64 pixels, to be enlarged: 1 (small.png)",
+        "more than twice as long as wide, with the ends cut off: 1 (long.png)",
+        "half of them or more have the pixels for --size 64; 64 is the fastest",
+        "the same picture: a.png, copy.png",
+        "captions of 2 to 17 tokens with start and end; only 16 can be read. Shorten those that are cut off: 1",
+        f"  {' '.join(['word'] * 15)!r} to {' '.join(['word'] * 14)!r}",
+        "without a caption, and learned so: 1",
+        "in the folder and in no row of its table: 1 (left.png)",
+    ]
+    assert lines[-1] == str(Path("samples/mine-size64.png"))
+    with Image.open(lines[-1]) as sheet:
+        assert {(40, 0, 0), (80, 0, 0), (120, 0, 0)} <= {color for _, color in sheet.convert("RGB").getcolors(1 << 20)}
+    assert command.main(["look", folder, "--output", "sheet.gif"]) == 1
+
+
+def test_train_goes_on_with_own_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from course_utils.training import command as training
+    from course_utils.weights.artifacts import read_card
+    from tests.unit import tiny
+
+    profile = replace(tiny.PROFILE, vocab_size=1024)
+    monkeypatch.setattr(training, "get_profile", lambda name: profile)
+    start = train_parts(profile, tiny.scenes(), folder=tmp_path / "start")
+    tiny_set = tmp_path / "mine"
+    for name, color in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (tiny_set / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64), color).save(tiny_set / name / "1.png")
+    size = str(tiny.scenes().images.shape[-1])
+    arguments = ["train", "--cpu", "--pictures", str(tiny_set), "--start", str(tmp_path / "start"), "--size", size]
+    arguments += ["--template", "all {}", "--folder", str(tmp_path / "out")]
+    assert command.main(arguments) == 0
+    assert 'to draw: python -m course_utils sample "all blue" --weights' in capsys.readouterr().out
+    card = read_card("unet", tmp_path / "out")
+    assert card["license"].startswith("that of the pictures in mine") and card["size"] == int(size)
+    unet = training.load_parts(tmp_path / "out").unet
+    assert not torch.equal(unet.conv_in.weight, start.unet.conv_in.weight)
+    assert command.main([*arguments, "--processes", "2"]) == 1
+    assert "leave out --processes" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipe: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from course_utils.data.batches import CaptionedImages
+
+    (tmp_path / "file").write_text("in the way")
+    blocked = str(tmp_path / "file" / "out")
+    drawn: list[int] = []
+    monkeypatch.setattr(CaptionedImages, "scenes", lambda n, **_: drawn.append(n))
+    for arguments in (
+        ["train", "--cpu", "--profile", "smoke", "--folder", blocked],
+        ["train", "--cpu", "--profile", "smoke", "--folder", blocked, "--pictures", "gone"],
+        ["sample", "a dog", "--output", f"{blocked}/dog.png"],
+    ):
+        assert command.main(arguments) == 1
+        assert "cannot be written to (Not a directory): choose another folder" in capsys.readouterr().err
+    assert not drawn and not hasattr(pipe, "asked")
 
 
 def test_info_names_version_and_profile(capsys: pytest.CaptureFixture[str]) -> None:

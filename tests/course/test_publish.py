@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from course_utils.files import write_safely
-from course_utils.weights.artifacts import checkpoints_folder, sha256
+from course_utils.weights.artifacts import checkpoints_folder, sha256, write_safely
 
 
 @pytest.fixture

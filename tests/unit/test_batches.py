@@ -119,15 +119,15 @@ def test_from_folder_cuts_squares_and_lays_transparency_on_white(tmp_path):
         ),
         ([{"file_name": "cut.png", "text": "a cat"}], ValueError, "cut.png cannot be read .* save it again"),
         ([{"file_name": "../x.png", "text": "a cat"}], ValueError, "outside the folder"),
-        ([{"file_name": "deep.png", "text": "a cat"}], ValueError, "deep.png has more than 8 bits .* 8-bit PNG"),
-        ([{"file_name": "float.tiff", "text": "a cat"}], ValueError, "float.tiff has more than 8 bits"),
+        ([{"file_name": "deep.png", "text": "a cat"}], ValueError, "deep.png .* run from .* to 4080, .* white=4095"),
+        ([{"file_name": "float.tiff", "text": "a cat"}], ValueError, "float.tiff .* run from -1 to .* 8-bit PNG"),
     ],
 )
 def test_from_folder_names_what_is_wrong(tmp_path, rows, error, message):
     noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "ok.png")
-    Image.fromarray(noise[:, :, 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    Image.fromarray(noise[:, :, 0].astype(np.float32) / 255).save(tmp_path / "float.tiff")
+    Image.fromarray(noise[:, :, 0].astype(np.uint16) // 16 * 272).save(tmp_path / "deep.png")
+    Image.fromarray(noise[:, :, 0].astype(np.float32) / 127.5 - 1).save(tmp_path / "float.tiff")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "ok.png").read_bytes()[:900])
     write_folder(tmp_path, rows)

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from course_utils import files
-from course_utils.files import check_room, only_run, read_json, replacing, write_safely
+from course_utils.files import check_room, only_run, read_json, replacing
+from course_utils.weights import artifacts
+from course_utils.weights.artifacts import write_safely
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,9 +56,9 @@ def test_a_full_disk_leaves_the_old_weights_and_is_an_ordinary_error(tmp_path, m
 
     def full(tensors, file, metadata):
         Path(file).write_bytes(b"the beginning")
-        raise files.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise artifacts.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(artifacts, "save_file", full)
     with pytest.raises(OSError, match=r"a.safetensors cannot be written .*No space left.*free some room"):
         write_safely(path, {"x": torch.zeros(2)}, {})
     with safe_open(path, "pt") as file:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -15,7 +18,7 @@ from torch import nn
 
 from course_utils.models.vae import VAE, VAEConfig
 from course_utils.profiles import PROFILES, get_profile
-from course_utils.training import loop
+from course_utils.training import loop, progress
 from course_utils.training.interrupt import held_interrupts
 from course_utils.training.loop import History, TrainingDiverged, learning_rate, train
 from course_utils.training.muon import orthogonalise, split_parameters
@@ -357,3 +360,41 @@ def test_damaged_weights_are_refused(stored, damage):
 def test_missing_parts_say_what_to_do(stored):
     with pytest.raises(FileNotFoundError, match="run notebook 05_unet_cfg"):
         artifacts.load_artifact("unet")
+
+
+def test_a_notebook_shows_one_line_of_an_interrupt(tmp_path):
+    """IPython's own shell, in a process of its own: what it prints of a cell that was stopped."""
+    cell = (
+        "import os, signal, torch\nfrom course_utils.training.loop import train\nmodel = torch.nn.Linear(1, 1)\n"
+        "def loss(g):\n    os.kill(os.getpid(), signal.SIGINT)\n    return model(torch.ones(1, 1)).sum()\n"
+        f"train(model, loss, steps=9, lr=0.1, name='vae', folder={str(tmp_path)!r}, precision='float32')"
+    )
+    code = (
+        "from IPython.core.interactiveshell import InteractiveShell as Shell\n"
+        f"result = Shell.instance(colors='NoColor').run_cell({cell!r})\n"
+        "assert type(result.error_in_exec) is KeyboardInterrupt"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.replace("\r", "\n").splitlines()
+    assert said[-2].startswith("vae: stopped at step 1 of 9, saved to")
+    assert said[-1] == "KeyboardInterrupt: vae was stopped"
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_time_left_is_told_once_it_is_known(monkeypatch, capsys):
+    """A first step of 100 s before steps of 2 s: no estimate comes of it, and those that come are right."""
+    now = [1e9]
+    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    with progress.progress_bar("x", start=10, steps=40) as bar:
+        for step in range(11, 41):
+            now[0] += 100 if step == 11 else 2
+            bar.step([1.0])
+            shown = capsys.readouterr().out.split("\r")[-1]
+            assert f"{step}/40 steps" in shown and "loss 1.0000" in shown
+            if step <= 10 + progress.WAIT:
+                assert "left" not in shown
+            else:
+                left = re.search(r"(\d+):(\d+) left", shown)
+                assert 60 * int(left[1]) + int(left[2]) == 2 * (40 - step)
