@@ -123,6 +123,9 @@ def attention_weights(candidate: Callable[..., Any]) -> None:
         if not bool(got.isfinite().all()):
             raise Mistake("with a mask some weights are nan: use masked_fill(~mask, float('-inf')), not 0 · inf")
         raise name_it(got.detach(), slips, "with a mask the weights are wrong: hidden scores become -inf first")
+    for q, k in ((query[0, 0], key[0, 0]), (query[0], key[0])):
+        if not close(candidate(q, k).detach(), (q @ k.mT / math.sqrt(7)).softmax(-1)):
+            raise Mistake(f"for a query of shape {list(q.shape)} the numbers are off: […, N, d] is meant")
     large = candidate(4 * query, 4 * key)  # exp of a score leaves float32 at 88, float64 at 709
     right = (16 / math.sqrt(7) * query @ key.mT).softmax(-1)
     if not bool(large.isfinite().all()) or not close(large.detach(), right):
@@ -138,7 +141,7 @@ def attention_weights(candidate: Callable[..., Any]) -> None:
 @check_for(clip_transformer.causal_mask)
 def causal_mask(candidate: Callable[..., Any]) -> None:
     """Compared place by place with the sentence "token i may look at token j if j ≤ i"."""
-    for length in (4, 1, 7):
+    for length in (4, 1, 7, 80):
         got = candidate(length)
         expect_shape(got, (length, length))
         if got.dtype != torch.bool:
@@ -296,6 +299,10 @@ def contrastive_loss(candidate: Callable[..., Any]) -> None:
             )  # fmt: skip
         if scale < math.log(100):
             gradients_of(got, {"image_features": x, "text_features": y, "logit_scale": s})
+    logits = 100 * images.double() @ images.double().T  # 100 on the diagonal: more than float32 has an exp for
+    right = (logits.logsumexp(1) - logits.diagonal()).mean()
+    if not close(candidate(images, images, torch.tensor(math.log(100.0))).detach().double(), right):
+        raise Mistake("where pairs score 100, exp(100) overflows: F.cross_entropy takes the largest away before exp")
     meta = [torch.zeros(shape, device="meta") for shape in [(b, 5), (b, 5), ()]]
     expect_device(candidate, *meta, remedy="torch.arange(B, device=image_features.device)")
 

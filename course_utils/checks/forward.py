@@ -201,6 +201,14 @@ def jump(candidate: Callable[..., Any]) -> None:
         if not _agree(result, mix(keep)):
             hint = f"the numbers are off for s = {s}, t = {t}: x_s should have the factor {keep**0.5:.4f} in front"
             raise name_it(result, slips, hint, _agree)
+    thousand, row, other = NoiseSchedule.linear(), x[:, :, 0, 0], noise[:, :, 0, 0]
+    for s, t in [(0, 999), (1, 2)]:
+        keep = (1 - thousand.betas[s + 1 : t + 1].double()).prod().item()
+        result = candidate(thousand, row, s, t, other)
+        expect_shape(result, (3, 2), "for x_s of shape [3, 2] the result")
+        if not _agree(result, keep**0.5 * row + (1 - keep) ** 0.5 * other, rtol=1e-5, atol=2e-5):
+            raise Mistake(f"for s = {s} and t = {t} of 1,000 steps the numbers are off: nothing is clamped or left out")
+    expect_dtype(candidate(schedule, x.double(), 1, 4, noise.double()), torch.float64, "x_s")
     x_leaf = x.clone().requires_grad_()
     gradients_of(candidate(schedule, x_leaf, 1, 4, noise).sum(), {"x_s": x_leaf})
 

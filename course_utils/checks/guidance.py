@@ -247,6 +247,11 @@ def conditional_loss(candidate: Callable[..., Any]) -> None:
         raise name_it(result.detach().double(), errors, "wrong value: the mean of (prediction − v)² over all numbers")
     if not result.requires_grad:
         raise Mistake("no gradient reaches the denoiser: is there a .detach(), an .item() or a torch.no_grad()?")
+    for p, words in ((0.0, context[:40]), (1.0, uncond.expand(40, -1, -1))):
+        denoiser = _Listening()
+        candidate(denoiser, schedule, x_0[:40], context[:40], uncond, p, fresh_generator())
+        if not torch.equal(denoiser.calls[0][2], words):
+            raise Mistake(f"with p = {p:g} every sample must be given " + ("the empty prompt" if p else "its caption"))
     _expect_chance(candidate, schedule, x_0[:40], context[:40], uncond)
 
 

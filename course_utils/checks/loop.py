@@ -73,11 +73,13 @@ class _Recorder:
         return 0.4 * x_t + 0.03 * column
 
 
-def _run(function: Callable[..., Any], x: Tensor, settings: dict[str, Any], **more: Any) -> tuple[Any, _Recorder]:
+def _run(
+    function: Callable[..., Any], x: Tensor, settings: dict[str, Any], steps: int = STEPS, **more: Any
+) -> tuple[Any, _Recorder]:
     model = _Recorder()
     draws = settings["sampler"] == "ddpm" or settings["eta"] > 0
     generator = torch.Generator().manual_seed(7) if draws else None
-    return function(model, short_schedule(), x, STEPS, **settings, generator=generator, **more), model
+    return function(model, short_schedule(), x, steps, **settings, generator=generator, **more), model
 
 
 @check_for(_draw)
@@ -105,6 +107,15 @@ def draw(candidate: Callable[..., Any]) -> None:
         if not close(again[-1].double(), path[-1].double()):
             raise Mistake("two runs with the same generator differ: draw the fresh noise with noise_like(x, generator)")
         raise Mistake(_why(path, x, settings))
+    for steps in (1, 20):
+        x = random_tensor(1, 6)
+        path, _ = _run(candidate, x, runs[2], steps)
+        right, _ = _run(_draw, x, runs[2], steps)
+        if len(path) != len(right) or not all(close(a, b, 1e-3) for a, b in zip(path, right, strict=True)):
+            raise Mistake(
+                f"with x of shape [1, 6] and {steps} of 20 steps the path is wrong: a single step goes from T − 1 "
+                "straight to −1, and as many steps as the schedule has go through each of its times"
+            )
 
 
 def _expect_path(path: Any, right: list[Tensor], x: Tensor) -> None:

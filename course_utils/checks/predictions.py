@@ -12,6 +12,7 @@ from course_utils.checks.base import (
     Mistake,
     check_for,
     close,
+    expect_dtype,
     expect_shape,
     expect_untouched,
     gradients_of,
@@ -26,18 +27,20 @@ from course_utils.diffusion.schedule import NoiseSchedule
 @check_for(package.predict_x0)
 def predict_x0(candidate: Callable[..., Any]) -> None:
     """x_t is built from a known x_0; the right prediction of each type must give that x_0 back."""
-    short, ends = short_schedule(), torch.tensor([0, 19, 998])
+    short, ends = short_schedule(), torch.tensor([0, 19, 999])
     for schedule, shape, t, given in [
         (short, SHAPE, torch.tensor([2, 9, 15]), torch.tensor([2, 9, 15])),
         (short, (4, 3), torch.tensor([12]).expand(4), 12),
         (NoiseSchedule.linear(), SHAPE, ends, ends),  # ᾱ from 0.9999 down to 0.00004
+        (short, (4, 3, 2), torch.tensor([0]).expand(4), 0),
     ]:
-        x_0, noise = random_tensor(*shape), random_tensor(*shape)
+        x_0, noise = 3 * random_tensor(*shape), random_tensor(*shape)
         bar = alpha_bar(schedule, t, x_0)
         root, rest = bar.sqrt(), (1 - bar).sqrt()
         x_t = root * x_0 + rest * noise
         v = root * noise - rest * x_0
-        before_t, after_t = alpha_bar(schedule, t - 1, x_0), alpha_bar(schedule, t + 1, x_0)
+        after = (t + 1).clamp(max=schedule.num_train_timesteps - 1)
+        before_t, after_t = alpha_bar(schedule, t - 1, x_0), alpha_bar(schedule, after, x_0)
         own = 1 - schedule.betas.double()[t].reshape(bar.shape)  # α_t, not ᾱ_t
         of_noise = {
             "divide by √ᾱ_t: x_t holds √ᾱ_t · x_0": root * x_0.double(),
@@ -83,6 +86,7 @@ def predict_x0(candidate: Callable[..., Any]) -> None:
                     f"for prediction_type {kind!r} it does not give back the x_0 that "
                     "x_t was made of: solve x_t = √ᾱ_t · x_0 + √(1 − ᾱ_t) · noise for x_0",
                 )
+            expect_dtype(candidate(schedule, x.double(), given, p.double(), kind), torch.float64, "x_t")
             p.requires_grad_()
             gradients_of(candidate(schedule, x, given, p, kind).sum(), {"prediction": p})
 
@@ -145,6 +149,18 @@ def denoising_loss(candidate: Callable[..., Any]) -> None:
     candidate(model, schedule, x_0, 7, noise)
     if not isinstance(model.t, Tensor) or model.t.tolist() != [7, 7, 7]:
         raise Mistake("for an int t the denoiser must be given a LongTensor [B] (check_inputs returns one)")
+    for case, shape, t, weight in [
+        ("at the ends of the table, t = 0 and t = T − 1,", (2, 4, 5, 4), torch.tensor([0, 19]), None),
+        ("with a weight of 0 and one of 20", (2, 4, 5, 4), torch.tensor([3, 8]), torch.tensor([0.0, 20.0])),
+        ("for a batch of one", (1, 4, 5, 4), torch.tensor([5]), torch.tensor([3.0])),
+    ]:
+        x_0, noise = 2 * random_tensor(*shape), 5 * random_tensor(*shape)
+        bar = alpha_bar(schedule, t, x_0)
+        square = (0.3 * (bar.sqrt() * x_0 + (1 - bar).sqrt() * noise) - noise) ** 2
+        right = (square.flatten(1).mean(1) * (1.0 if weight is None else weight)).mean()
+        loss = candidate(_Recorder(), schedule, x_0, t, noise, weight=weight)
+        if not close(loss.detach().double(), right):
+            raise Mistake(f"{case} the loss is {loss.item():.4f}, should be {right:.4f}: the formula holds there, too")
 
 
 def _describe(value: Any) -> str:

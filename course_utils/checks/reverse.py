@@ -190,5 +190,13 @@ def gaussian_kl(candidate: Callable[..., Any]) -> None:
             "the logarithms of the variances are missing": right - 0.5 * (w.log() - v.log()),
         }
         raise name_it(result.double(), slips, "wrong values. KL(N(0, 1) ‖ N(1, 1)) must be 0.5")
+    narrow = [torch.tensor(x) for x in ([0.01, 0.3, 2.0], [1e-6, 3.0, 50.0], [0.0, 0.3, -1.0], [1e-5, 1e-6, 90.0])]
+    a, v, b, w = (x.double() for x in narrow)
+    right = kl_divergence(Normal(a, v.sqrt()), Normal(b, w.sqrt()))
+    if not bool(((candidate(*narrow).double() - right).abs() < 1e-3 * right).all()):
+        raise Mistake(
+            "for variances of 0.000001 and of 90 the numbers are off: the formula holds for any variance, nothing is "
+            "added to it or clamped"
+        )
     inputs = {"mean1": mean1, "var1": var1, "mean2": mean2, "var2": var2}
     gradients_of(candidate(*(x.requires_grad_() for x in inputs.values())).sum(), inputs)

@@ -102,3 +102,16 @@ def dpmpp_2m_step(candidate: Callable[..., Any]) -> None:
             raise Mistake("into t_prev = −1 it gives nan or infinity: λ is infinite there, so take the plain guess")
         if not close(end.double(), x_0, 1e-3):
             raise Mistake("the step to −1 must end in the guess x_0 itself, whatever was guessed before")
+    for t_before, t, t_prev in ((None, 19, 0), (19, 12, 0)):
+        x_0, x_0_last, noise = (3 * random_tensor(3, 5).double() for _ in range(3))
+        bar, prev = (alpha_bar(schedule, torch.tensor([time]), x_0) for time in (t, t_prev))
+        x_t = bar.sqrt() * x_0 + (1 - bar).sqrt() * noise
+        last = None if t_before is None else (x_0_last, alpha_bar(schedule, torch.tensor([t_before]), x_0))
+        given = None if t_before is None else (x_0_last.float(), t_before)
+        result = candidate(schedule, noise.float(), x_t.float(), t, t_prev, given)
+        expect_shape(result, (3, 5))
+        if not close(result.double(), _step(x_t, x_0, last, (bar, prev)), 1e-3):
+            raise Mistake(
+                f"for x_t of shape [3, 5] and the step from {t} to {t_prev} of 20 the numbers are off: T − 1 = 19 and "
+                "0 are times as any other, only −1 is the clean end, and no guess is clipped"
+            )

@@ -13,6 +13,7 @@ from course_utils.checks.base import (
     check_for,
     choice,
     close,
+    expect_dtype,
     expect_shape,
     expect_untouched,
     name_it,
@@ -39,6 +40,30 @@ def _step_case(kind: str) -> tuple[NoiseSchedule, Tensor, Tensor, Tensor, Tensor
     v = bar.sqrt() * noise - (1 - bar).sqrt() * x_0
     prediction = {"epsilon": noise, "sample": x_0, "v_prediction": v}[kind]
     return schedule, t, t_prev, x_0, noise, x_t, prediction
+
+
+def _at_the_ends(step: Callable[..., Any], right: Callable[..., Tensor]) -> None:
+    """The ends of a schedule of 1,000 steps, rows of numbers in the place of pictures, a batch of one, float64.
+
+    Args:
+        step: (schedule, prediction, x_t, t, t_prev, noise) -> x at t_prev, from a prediction of the noise.
+        right: (schedule, x_0, predicted noise, x_t, t, t_prev, noise) -> the same in float64.
+    """
+    schedule = NoiseSchedule.linear()
+    for shape, t, t_prev in [((3, 5), [1, 40, 999], [0, 2, 500]), ((1, 3, 4), [999], [0]), ((1, 3, 4), [1], [0])]:
+        x_0, own, fresh = (random_tensor(*shape).double() for _ in range(3))
+        times = [torch.tensor(t), torch.tensor(t_prev)]
+        bar = alpha_bar(schedule, times[0], x_0)
+        x_t = bar.sqrt() * x_0 + (1 - bar).sqrt() * own
+        result = step(schedule, own.float(), x_t.float(), *times, fresh.float())
+        expect_shape(result, shape)
+        if not close(result.double(), right(schedule, x_0, own, x_t, *times, fresh), 3e-4):
+            raise Mistake(
+                f"for x_t of shape {list(shape)}, t = {t} and t_prev = {t_prev} of the 1,000 steps the numbers are "
+                "off: the formula holds at the ends of the table as anywhere, with no floor and no other way out, and "
+                "for x_t [B, …], whatever follows B"
+            )
+        expect_dtype(step(schedule, own, x_t, *times, fresh), torch.float64, "x_t")
 
 
 @check_for(package.ddpm_step)
@@ -97,6 +122,14 @@ def ddpm_step(candidate: Callable[..., Any]) -> None:
         raise Mistake("at the last step (t_prev = −1) the result must be the predicted x_0")
     _large_variance(candidate)
 
+    def right(
+        schedule: NoiseSchedule, x_0: Tensor, own: Tensor, x_t: Tensor, t: Tensor, t_prev: Tensor, fresh: Tensor
+    ) -> Tensor:
+        mean, variance = true_posterior(schedule, x_0, x_t, t, t_prev)
+        return mean + variance.sqrt() * fresh
+
+    _at_the_ends(candidate, right)
+
 
 def _large_variance(candidate: Callable[..., Any]) -> None:
     """variance_type "fixed_large": the same mean, σ² = β of the stride, and still no noise at the last step."""
@@ -134,13 +167,13 @@ def ddim_step(candidate: Callable[..., Any]) -> None:
         bar, prev = alpha_bar(schedule, t, x_t), alpha_bar(schedule, t_prev, x_t)
         sigma = eta * variance.sqrt()
         kept = (1 - prev - sigma**2).sqrt()
-        right = prev.sqrt() * x_0 + kept * noise + sigma * fresh
+        true = prev.sqrt() * x_0 + kept * noise + sigma * fresh
         inputs = [prediction.float(), x_t.float(), fresh.float()]
         before = [x.clone() for x in inputs]
         result = candidate(schedule, inputs[0], inputs[1], t, t_prev, eta, inputs[2] if eta else None, kind)
         expect_untouched("prediction, x_t, noise", before, inputs)
         expect_shape(result, SHAPE)
-        if close(result.double(), right, 1e-3):
+        if close(result.double(), true, 1e-3):
             continue
         if not close(result, candidate(schedule, inputs[0], inputs[1], t, t_prev, eta, inputs[2], kind)):
             raise Mistake("two calls with the same arguments differ: use the noise that is given, draw none")
@@ -202,6 +235,20 @@ def ddim_step(candidate: Callable[..., Any]) -> None:
     last = candidate(schedule, noise.float(), x_t.float(), t, -1)
     if not isinstance(last, Tensor) or not close(last.double(), x_0, 1e-3):
         raise Mistake("at the last step (t_prev = −1, where ᾱ is 1) the result must be the predicted x_0")
+
+    def half_random(
+        schedule: NoiseSchedule, prediction: Tensor, x_t: Tensor, t: Any, t_prev: Any, noise: Tensor
+    ) -> Any:
+        return candidate(schedule, prediction, x_t, t, t_prev, 0.5, noise)
+
+    def right(
+        schedule: NoiseSchedule, x_0: Tensor, own: Tensor, x_t: Tensor, t: Tensor, t_prev: Tensor, fresh: Tensor
+    ) -> Tensor:
+        sigma = 0.5 * true_posterior(schedule, x_0, x_t, t, t_prev)[1].sqrt()
+        prev = alpha_bar(schedule, t_prev, x_t)
+        return prev.sqrt() * x_0 + (1 - prev - sigma**2).sqrt() * own + sigma * fresh
+
+    _at_the_ends(half_random, right)
 
 
 # --- a prediction -------------------------------------------------------------------------------------------

@@ -191,6 +191,15 @@ def cross_attention(candidate: Callable[..., Any]) -> None:
         names = ("pixels", "words", "query_weight", "key_weight", "value_weight")
         leaves = {name: x.requires_grad_() for name, x in zip(names, inputs, strict=True)}
         gradients_of(candidate(*leaves.values(), heads).square().sum(), leaves)
+    for size, words_count in ((1.0, 1), (1e4, 3)):
+        pixels, words, weights = random_tensor(1, 4, 6) * size, random_tensor(1, words_count, 5), random_tensor(2, 6, 5)
+        inputs = [pixels, words, torch.eye(6), *weights]
+        right = F.scaled_dot_product_attention(pixels, *(words @ w.T for w in weights))
+        if not close(candidate(*inputs, 1), right, 1e-3):
+            raise Mistake(
+                f"for a batch of one, one head, {words_count} words and pixels of about {size:g} the numbers are off: "
+                "scores may be of any size, and softmax takes the largest away before exp, which would overflow"
+            )
 
 
 # --- unet_forward -------------------------------------------------------------------------------------------
@@ -249,10 +258,12 @@ _WALKS = {
 @check_for(unet.unet_forward)
 def unet_forward(candidate: Callable[..., Any]) -> None:
     """On two small U-Nets with random weights: all maps as wide as each other, so that shapes alone catch nothing."""
-    for channels, attention_at, layers in [((8, 8), (True, True), 2), ((8, 16), (False, True), 1)]:
+    for channels, attention_at, layers, batch, side in [
+        ((8, 8), (True, True), 2, 2, 4), ((8, 16), (False, True), 1, 1, 8),
+    ]:  # fmt: skip
         config = unet.UNetConfig(channels, attention_at, layers, heads=2, context_width=6, norm_groups=4)
         net = _random_unet(config)
-        x_t, t, context = random_tensor(2, 4, 4, 4), torch.tensor([20, 900]), random_tensor(2, 3, 6)
+        x_t, t, context = random_tensor(batch, 4, 4, side), torch.tensor([999, 0])[:batch], random_tensor(batch, 3, 6)
         before = [x_t.clone(), t.clone(), context.clone()]
         try:
             result = candidate(net, x_t, t, context)

@@ -124,6 +124,10 @@ def reparameterise(candidate: Callable[..., Any]) -> None:
             raise Mistake("the values are right but the gradients are not: σ must be computed from log_variance")
         wide = candidate(*(x.detach().double() for x in (mean, log_variance, noise)))
         expect_dtype(wide, torch.float64, "mean")
+    log_variance = torch.tensor([[-14.0, -9.0], [0.0, 3.0], [8.0, -14.0]])
+    mean, noise = torch.zeros(3, 2), torch.ones(3, 2)
+    if not torch.allclose(candidate(mean, log_variance, noise).float(), (log_variance / 2).exp(), rtol=1e-3, atol=1e-6):
+        raise Mistake("for log-variances of −14 and 8 the numbers are off: any may come, nothing is clamped or added")
 
 
 @check_for(package.kl_to_standard_normal)
@@ -191,6 +195,15 @@ def kl_to_standard_normal(candidate: Callable[..., Any]) -> None:
         wanted = [mean.detach(), 0.5 * (variance - 1)]
         if not all(close(g, w) for g, w in zip(gradients, wanted, strict=True)):
             raise Mistake("the values are right but the gradients are not: is a part detached?")
+        wide = candidate(mean.detach().double(), log_variance.detach().double())
+        expect_dtype(wide, torch.float64, "mean")
+    log_variance = torch.tensor([[-14.0, -9.0], [0.0, 0.0], [6.0, -1.0]])
+    right = 0.5 * (log_variance.exp() - 1 - log_variance).sum(1)
+    if not torch.allclose(candidate(torch.zeros(3, 2), log_variance).float(), right, rtol=1e-3, atol=1e-5):
+        raise Mistake(
+            "for log-variances of −14, 0 and 6 the numbers are off: any may come, nothing is clamped or added, and a "
+            "standard Gaussian is at divergence 0"
+        )
 
 
 def _best_variance(slope: float, beta: float) -> float:
@@ -205,7 +218,7 @@ _best_variance.__name__ = "best_variance"
 def best_variance(candidate: Callable[..., Any]) -> None:
     """Against the smallest value on a fine grid of variances."""
     grid = torch.logspace(-6, 1, 40_001, dtype=torch.float64)
-    for slope, beta in [(1.5, 0.5), (1.0, 2.0), (0.3, 1.0), (0.0, 0.1)]:
+    for slope, beta in [(1.5, 0.5), (1.0, 2.0), (0.3, 1.0), (0.0, 0.1), (-0.8, 0.5), (30.0, 0.01)]:
         loss = slope**2 * grid + beta / 2 * (grid - grid.log())
         right = grid[loss.argmin()].item()
         got = one_number(candidate(slope, beta), "best_variance(slope, beta)")
@@ -300,7 +313,8 @@ def bears_noise(candidate: Callable[[], Any]) -> None:
 @check_for(package.measure_latent_scale)
 def measure_latent_scale(candidate: Callable[..., Any]) -> None:
     """1 / standard deviation, about the mean, of all numbers together."""
-    for spread, shift in [(2.0, 1.5), (0.25, -0.5)]:  # the largest is then far from the variance
+    # The largest is far from the variance; and squares of numbers about 500 leave float32 no digits for it.
+    for spread, shift in [(2.0, 1.5), (0.25, -0.5), (0.02, 500.0)]:
         latents = spread * random_tensor(64, 4, 4, 4) * torch.tensor([0.5, 1.0, 1.5, 2.0]).view(1, 4, 1, 1) + shift
         before = latents.clone()
         result = candidate(latents)

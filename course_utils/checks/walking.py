@@ -124,9 +124,9 @@ def draw_latents(candidate: Callable[..., Any]) -> None:
     far = torch.zeros(2, 4, 3, 3, device="meta")  # stands for a GPU
     with suppress(RuntimeError, TypeError, ValueError):  # what has to read numbers stops there, which is no mistake
         list(candidate(_Recorder(), schedule, far, torch.tensor([30, 10]), "sample"))
-    *_, one = candidate(_Recorder(), schedule, x_T, torch.tensor([59]), "sample")
-    if not close(one, list(_draw_latents(_Recorder(), schedule, x_T, torch.tensor([59]), "sample"))[-1]):
-        raise Mistake("with a single timestep it must go from there to −1 at once")
+    *_, one = candidate(_Recorder(), schedule, x_T[:1], torch.tensor([59]), "sample")
+    if not close(one, list(_draw_latents(_Recorder(), schedule, x_T[:1], torch.tensor([59]), "sample"))[-1]):
+        raise Mistake("with a single timestep (and a batch of one) it must go from there to −1 at once")
     # A denoiser that knows the one picture there is must lead to it, wherever the walk begins.
     x_0 = random_tensor(1, 4, 2, 2)
     *_, last = candidate(
@@ -189,15 +189,18 @@ def _wrong_inpaint(kind: str, case: tuple[Any, ...]) -> list[Tensor]:
 
 @check_for(_inpaint)
 def inpaint(candidate: Callable[..., Any]) -> None:
-    """x after each step, for masks of two shapes; the known part is there to the digit at the end."""
+    """x after each step, for masks of each shape, other ones for each sample and channel; masks of all 0 and all 1."""
     schedule = NoiseSchedule.cosine(60)
     for prediction_type, timesteps, shape in (
         ("v_prediction", schedule.timesteps(6), (1, 1, 4, 4)),
         ("sample", torch.tensor([23, 11, 4]), (2, 1, 4, 4)),
+        ("v_prediction", torch.tensor([59, 20, 3]), (2, 4, 4, 4)),
     ):
         x_T, known, noise = random_tensor(2, 4, 4, 4), random_tensor(2, 4, 4, 4), random_tensor(2, 4, 4, 4)
         mask = torch.zeros(shape)
         mask[..., 1:, :2] = 1
+        mask[1:] = mask[1:].flip(-1)
+        mask[:, 2:] = mask[:, 2:].flip(-2)
         given, denoiser = [x_T, known, mask, noise], _Recorder()
         before = [value.clone() for value in given]
         result = candidate(denoiser, schedule, x_T, timesteps, known, mask, noise, prediction_type)
@@ -232,7 +235,21 @@ def inpaint(candidate: Callable[..., Any]) -> None:
             "prediction_type does not reach ddim_step: it is 'v_prediction' whatever is asked for": "v_prediction",
         }
         stacked = {message: torch.stack(_wrong_inpaint(kind, case)) for message, kind in slips.items()}
+        for message, one in (
+            ("every sample gets the first one's mask: mask is [B, …], each has its own", mask[:1].expand_as(mask)),
+            ("every channel gets the first one's mask: multiply by the whole of it", mask[:, :1].expand_as(mask)),
+        ):
+            stacked[message] = torch.stack(_wrong_inpaint("", (*case[:4], one, *case[5:])))
         raise name_it(
             torch.stack(steps), stacked,
             "x is not right: after each step, mask · x + (1 − mask) · known, noised to t_prev with the given noise",
         )  # fmt: skip
+    for fill, timesteps in ((0.0, torch.tensor([59])), (1.0, torch.tensor([59])), (1.0, torch.tensor([40, 0]))):
+        x_T, known, noise = (random_tensor(1, 4, 3, 3) for _ in range(3))
+        case = (schedule, x_T, timesteps, known, torch.full((1, 1, 3, 3), fill), noise, "sample")
+        pairs = zip(candidate(_Recorder(), *case), _inpaint(_Recorder(), *case), strict=True)
+        if not all(close(a, b) for a, b in pairs):
+            raise Mistake(
+                f"with a mask that is {fill:g} everywhere and the timesteps {timesteps.tolist()} x is not right: "
+                "with 1 nothing is known, with 0 everything is, and a single timestep goes to −1 at once"
+            )

@@ -107,6 +107,16 @@ def pops(symbols, pair):
     return tuple(symbols)
 
 
+def merge_with_a_memory():
+    """Merges each pair once and for all."""
+    known = {}
+
+    def candidate(symbols, pair):
+        return known.setdefault(pair, bpe.merge_pair(symbols, pair))
+
+    return candidate
+
+
 # --- attention
 
 
@@ -220,6 +230,11 @@ def both_ways(logits, target):
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def loss_of_bare_shares(logits, epsilon):
+    shares = [bare(scores).diagonal() + epsilon for scores in (logits, logits.T)]
+    return -(shares[0].log() + shares[1].log()).mean() / 2
+
+
 def next_picture(x, y, s):
     return both_ways(logits_of(x, y, s), (partner(x) + 1) % len(x))
 
@@ -275,6 +290,8 @@ WRONG = {
         (lambda copies: math.log(copies) / 2, "not half of it"),
         (lambda copies: 2 * math.log(copies), "not added"),
         (lambda copies: math.log(copies + 1), "not one more"),
+        (lambda copies: math.log(2), "twins_loss(3)"),
+        (lambda copies: math.log(copies) if copies > 1 else 1.0, "twins_loss(1)"),
         (lambda copies: None, "return missing"),
     ],
     "merge_pair": [
@@ -287,6 +304,9 @@ WRONG = {
         (any_order, "the order counts"),
         (from_the_right, "from left to right"),
         (pops, "changes the symbols"),
+        (merge_with_a_memory(), "should be"),
+        (lambda symbols, pair: bpe.merge_pair(symbols, pair) if len(symbols) > 1 else (), "a word of one symbol"),
+        (lambda symbols, pair: bpe.merge_pair(symbols, pair) or ("",), "no symbols in"),
         (lambda symbols, pair: list(bpe.merge_pair(symbols, pair)), "tuple"),
         (lambda symbols, pair: None, "tuple"),
     ],
@@ -297,6 +317,8 @@ WRONG = {
         (scaled_by(-0.5), "by d"),
         (scaled_by(1.0), "multiplied by √d"),
         (divided_by_keys, "not the number of keys"),
+        (softmax_of(lambda s, m: upside_down(s.clamp(-50, 50), None if m is None else ~m)), "for large scores"),
+        (lambda q, k, mask=None: layers.attention_weights(q, k, mask) + (q.ndim < 4), "the numbers are off"),
         (softmax_of(lambda s, mask: s.softmax(-2)), "over the queries"),
         (softmax_of(lambda s, mask: s.softmax(0)), "over the batch"),
         (softmax_of(lambda s, mask: s.softmax(-1)), "mask is not used"),
@@ -326,6 +348,9 @@ WRONG = {
         (lambda n, device=None: torch.ones(n, n, dtype=torch.bool, device=device).tril(1), "one token ahead"),
         (lambda n, device=None: torch.full((n, n), -math.inf, device=device).triu(1), "bool"),
         (lambda n, device=None: compared_indices(n, device)[None], "shape"),
+        (lambda n, device=None: compared_indices(n, device).triu(-15), "after; for length 80"),
+        (lambda n, device=None: compared_indices(min(n, 77), device), "shape"),
+        (lambda n, device=None: compared_indices(n, device) if n > 1 else torch.zeros(1, 1).bool(), "diagonal"),
     ],
     "changed_tokens": [
         (lambda: [5], "may look back"),
@@ -348,6 +373,8 @@ WRONG = {
         (lambda n, scale: 0.0, "not 0"),
         (lambda n, scale: -math.log(scale / (scale + n - 1) if scale else 1 / n), "e to the score"),
         (lambda n, scale: math.log(n), "ln n"),
+        (lambda n, scale: math.log(1 + (n - 1) * math.exp(-min(scale, 10))), "should be"),
+        (lambda n, scale: math.log(1 + (n - 1) * math.exp(-scale)) if scale else 0.0, "should be"),
     ],
     "contrastive_loss": [
         (lambda x, y, s: F.cross_entropy(logits_of(x, y, s), partner(x)), "each picture's caption"),
@@ -366,6 +393,9 @@ WRONG = {
         (lambda x, y, s: both_ways(logits_of(x, x, s), partner(x)), "with themselves"),
         (lambda x, y, s: both_ways(logits_of(x, y, s), torch.arange(len(x))), "on a GPU"),
         (next_picture, "the right answers are on the diagonal"),
+        (lambda x, y, s: loss_of_bare_shares(logits_of(x, y, s), 0.0), "overflows"),
+        (lambda x, y, s: loss_of_bare_shares(logits_of(x, y, s) / 2, 0.0), "should be"),
+        (lambda x, y, s: clip.contrastive_loss(x, y, s.clamp(min=1.0)), "should be"),
         (lambda x, y, s: clip.contrastive_loss(x, y, s).item(), "float"),
         (lambda x, y, s: both_ways(logits_of(x, y, s).detach(), partner(x)), "no gradient"),
         (lambda x, y, s: F.cross_entropy(logits_of(x, y, s), partner(x), reduction="none"), "shape"),

@@ -80,6 +80,16 @@ def only_for_pictures(function: Callable) -> Callable:
     return lambda s, x, t, n: (first_time_for_all(function) if x.ndim == 3 else function)(s, x, t, n)
 
 
+def with_t_of_the_first_call(function: Callable) -> Callable:
+    kept: list = []
+
+    def candidate(s, x, t, n):
+        kept.append(t)
+        return function(s, x, kept[0], n)
+
+    return candidate
+
+
 def mistakes_of_both(function: Callable) -> list[tuple[Callable, str]]:
     """Slips that have nothing to do with which table is used."""
     return [
@@ -96,6 +106,7 @@ def mistakes_of_both(function: Callable) -> list[tuple[Callable, str]]:
         (lambda s, x, t, n: function(s, x, torch.as_tensor(t).clamp(max=5), n), "at the ends"),
         (lambda s, x, t, n: function(s, x, t or 1, n) if isinstance(t, int) else function(s, x, t, n), "an int"),
         (only_for_pictures(function), "[3, 4, 4]"),
+        (with_t_of_the_first_call(function), "the numbers are off"),
         (lambda s, x, t, n: function(s, x, t, n).half(), "half precision"),
     ]
 
@@ -230,6 +241,12 @@ WRONG = {
         (lambda schedule, x, s, t, noise: checks._jump(schedule, x.mul_(1.0).add_(1), s, t, noise), "in place"),
         (lambda schedule, x, s, t, noise: checks._jump(schedule, x, s, t, torch.randn_like(x)), "draw none"),
         (lambda schedule, x, s, t, noise: checks._jump(schedule, x.detach(), s, t, noise), "gradient"),
+        (lambda schedule, x, s, t, noise: checks._jump(schedule, x, max(s, 1), t, noise), "are off for s = 0"),
+        (lambda schedule, x, s, t, noise: checks._jump(schedule, x, s, min(t, 998), noise), "for s = 0 and t = 999"),
+        (jump_with(lambda a, b: (b / a).clamp(min=1e-3) ** 0.5, lambda a, b: (1 - b / a) ** 0.5), "s = 0 and t = 999"),
+        (jump_with(lambda a, b: (b / a) ** 0.5, lambda a, b: (1 - b / a).clamp(min=1e-3) ** 0.5), "s = 1 and t = 2"),
+        (lambda schedule, x, s, t, noise: checks._jump(schedule, x.reshape(len(x), -1, 1, 1), s, t, noise), "stops"),
+        (lambda schedule, x, s, t, noise: checks._jump(schedule, x, s, t, noise).float(), "dtype"),
     ],
     "linear_betas": [
         (lambda T=1000, a=1e-4, b=0.02: a + (b - a) * torch.arange(T) / T, "beta_end itself"),
@@ -243,6 +260,7 @@ WRONG = {
         (lambda T=1000, a=1e-4, b=0.02: torch.logspace(math.log10(a), math.log10(b), T), "factor"),
         (lambda T=1000, a=1e-4, b=0.02: torch.linspace(1e-4, 0.02, T), "beta_start and beta_end are not used"),
         (lambda T=1000, a=1e-4, b=0.02: torch.linspace(a, b, T).half(), "half precision"),
+        (lambda T=1000, a=1e-4, b=0.02: torch.linspace(a, b, 1000), "shape"),
     ],
     "half_noise": [
         *[
@@ -276,6 +294,9 @@ WRONG = {
         (cosine_with(last=lambda f: 1 - f / f[0]), "shape"),
         (lambda T=1000, s=0.01, max_beta=0.999: cosine_betas(T, s, max_beta), "without arguments"),
         (lambda T=1000, s=0.008, max_beta=0.999: cosine_betas(T, s, 0.999), "max_beta"),
+        (lambda T=1000, s=0.008, max_beta=0.999: cosine_betas(1000, s, max_beta), "shape"),
+        (lambda T=1000, s=0.008, max_beta=0.999: cosine_betas(T, s, max_beta).half(), "half precision"),
+        (lambda T=1000, s=0.008, max_beta=0.999: cosine_betas(T, s, max_beta).clamp(min=1e-4), "for T = 1000"),
     ],
     "snr": [
         (lambda a: (1 - a) / a, "on top"),
@@ -295,5 +316,7 @@ WRONG = {
         (lambda a: (a / (1 - a)).mean(), "shape"),
         (lambda a: float((a / (1 - a)).mean()), "tensor"),
         (lambda a: (a / (1 - a)).half(), "half precision"),
+        (lambda a: a / (1 - a + 1e-6), "no upper or lower bound"),
+        (lambda a: (a / (1 - a)).reshape(-1), "shape"),
     ],
 }

@@ -250,6 +250,13 @@ def shown_but_not_kept(denoiser, schedule, x, timesteps, known, mask, noise, pre
         yield inpaint_blend(x, known if t_prev < 0 else add_noise(schedule, known, t_prev, noise), mask)
 
 
+def with_mask(change: Callable) -> Callable:
+    def candidate(denoiser, schedule, x, timesteps, known, mask, *rest):
+        return _inpaint(denoiser, schedule, x, timesteps, known, change(mask), *rest)
+
+    return candidate
+
+
 def known_in_place(denoiser, schedule, x, timesteps, known, mask, noise, prediction_type="v_prediction"):
     yield from _inpaint(denoiser, schedule, x, timesteps, known, mask, noise, prediction_type)
     known.mul_(1 - mask)
@@ -298,6 +305,11 @@ def second_order(
     return candidate
 
 
+def in_place_step(schedule, prediction, x_t, t, t_prev, last=None, prediction_type="epsilon"):
+    result = dpmpp_2m_step(schedule, prediction, x_t, t, t_prev, last, prediction_type)
+    return result if last is None else (result, last[0].mul_(0))[0]
+
+
 def whole_log_snr(schedule, t, like=None):
     return 2 * half_log_snr(schedule, t, like)
 
@@ -332,6 +344,7 @@ WRONG = {
         (lambda d, s, x, ts, p="": [x, *as_a_list(d, s, x, ts, p)], "start from is among"),
         (lambda d, s, x, ts, p="": as_a_list(d, s, x, ts, p)[-1:], "should give"),
         (lambda d, s, x, ts, p="": None, "gives nothing back"),
+        (lambda d, s, x, ts, p="": [y * (len(x) > 1) for y in as_a_list(d, s, x, ts, p)], "a batch of one"),
     ],
     "first_guess": [
         (lambda: "A", "estimate of the clean latent"),
@@ -367,6 +380,8 @@ WRONG = {
         (slerp_with(lambda a, b: torch.acos((a * b).sum().clamp(-1, 1)).clamp(min=1e-3)), "divide by both lengths"),
         (lambda a, b, w: ((1 - w) ** 2 + w**2) ** -0.5 * ((1 - w) * a + w * b), "only if they are at right angles"),
         (slerp_in_place, "in place"),
+        (lambda a, b, w: slerp(a, b, max(w, 0.05)), "at weight 0"),
+        (lambda a, b, w: slerp(a, b, min(w, 0.95)), "at weight 1"),
         (lambda a, b, w: slerp(a, b, w).flatten(), "shape"),
         (lambda a, b, w: slerp(a.float(), b.float(), w), "dtype"),
     ],
@@ -383,6 +398,8 @@ WRONG = {
         (within(lambda ts, s: strength_timesteps(ts, s).float()), "whole numbers"),
         (within(lambda ts, s: round(s * len(ts))), "tensor of timesteps"),
         (within(lambda ts, s: strength_timesteps(ts, s).flip(0)), "fall"),
+        (within(lambda ts, s: strength_timesteps(ts, s) if s < 1 else ts[1:]), "strength 1.0"),
+        (within(lambda ts, s: strength_timesteps(ts, s) if round(s * len(ts)) else []), "tensor of timesteps"),
     ],
     "inpaint": [
         (painted(level=lambda t, t_prev: t if t_prev >= 0 else -1), "x is not right"),
@@ -400,6 +417,11 @@ WRONG = {
         (shown_but_not_kept, "what the next step starts from"),
         (fresh_each_time, "noise that is given"),
         (known_in_place, "in place"),
+        (with_mask(lambda m: m[:1].expand_as(m)), "every sample gets the first one's mask"),
+        (with_mask(lambda m: m[:, :1]), "every channel gets the first one's mask"),
+        (with_mask(lambda m: m if bool(m.any()) else m + 1), "0 everywhere"),
+        (with_mask(lambda m: m if not bool(m.all()) else m - 1), "1 everywhere"),
+        (lambda d, s, x, ts, *rest: _inpaint(d, s, x, ts if len(ts) > 1 else ts // 2, *rest), "a single timestep"),
         (lambda d, s, x, ts, k, m, n, p="": list(_inpaint(d, s, x, ts, k, m, n, p))[-1], "after each step"),
         (lambda d, s, x, ts, k, m, n, p="": list(_inpaint(d, s, x, ts, k, m, n, p))[-1:], "should give"),
         (lambda d, s, x, ts, k, m, n, p="": list(_inpaint(d, s, x, ts[:-1], k, m, n, p)), "asked once at each"),
@@ -421,5 +443,10 @@ WRONG = {
         (second_order(guard=False), "nan or infinity"),
         (lambda s, e, x, t, u, last=None, p="epsilon": None, "is a return missing"),
         (lambda s, e, x, t, u, last=None, p="epsilon": dpmpp_2m_step(s, e, x, t, max(u, 0), last, p), "must end in"),
+        (lambda s, e, x, t, u, last=None, p="epsilon": dpmpp_2m_step(s, e, x, t, u or -1, last, p), "from 19 to 0"),
+        (lambda s, e, x, t, u, last=None, p="epsilon": dpmpp_2m_step(s, e, x, min(t, 18), u, last, p), "from 19 to 0"),
+        (second_order(x0=lambda *args: predict_x0(*args).clamp(-5, 5)), "no guess is clipped"),
+        (lambda *args: dpmpp_2m_step(*args) + torch.zeros(len(args[2]), 1, 1, 1), "shape"),
+        (in_place_step, "in place"),
     ],
 }

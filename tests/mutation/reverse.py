@@ -22,8 +22,60 @@ from course_utils.diffusion import (
     target,
 )
 from course_utils.diffusion.samplers import check_noise
+from course_utils.diffusion.schedule import NoiseSchedule
 
 __all__ = ["RIGHT", "WRONG", "checks"]
+
+# --- slips that have nothing to do with the formula
+
+
+def at_other_times(function: Callable, times: Callable, place: int = 3) -> Callable:
+    """The argument at this place, a time, replaced."""
+
+    def candidate(*arguments, **settings):
+        schedule = next(value for value in arguments if isinstance(value, NoiseSchedule))
+        changed = times(torch.as_tensor(arguments[place]), schedule.num_train_timesteps)
+        return function(*arguments[:place], changed, *arguments[place + 1 :], **settings)
+
+    return candidate
+
+
+def from_the_second(t, T):
+    return t.clamp(min=1)
+
+
+def to_the_last_but_one(t, T):
+    return t.clamp(max=T - 2)
+
+
+def first_for_all(t, T):
+    return t[:1].expand_as(t) if t.ndim else t
+
+
+def with_times_of_the_first_call(function: Callable, place: int = 3) -> Callable:
+    """Works the factors' times out once and keeps them."""
+    kept: list = []
+
+    def candidate(*arguments, **settings):
+        kept.append(arguments[place])
+        return function(*arguments[:place], kept[0], *arguments[place + 1 :], **settings)
+
+    return candidate
+
+
+def for_pictures_only(function: Callable, place: int = 2) -> Callable:
+    """Factors of shape [B, 1, 1, 1] set against whatever comes."""
+
+    def candidate(*arguments, **settings):
+        result = function(*arguments, **settings)
+        return result if arguments[place].ndim == 4 else result + torch.zeros(len(result), 1, 1, 1)
+
+    return candidate
+
+
+def in_float32(function: Callable) -> Callable:
+    return lambda *arguments, **settings: function(*arguments, **settings).float()
+
 
 # --- the posterior
 
@@ -178,6 +230,12 @@ def loss_with(**parts: Callable) -> Callable:
 
 def loss_at_the_step_before(denoiser, schedule, x_0, t, noise, prediction_type="epsilon", weight=None):
     return denoising_loss(lambda x, s: denoiser(x, s - 1), schedule, x_0, t, noise, prediction_type, weight)
+
+
+def loss_that_skips_zeros(denoiser, schedule, x_0, t, noise, prediction_type="epsilon", weight=None):
+    if weight is not None and not weight.all():
+        weight = None
+    return denoising_loss(denoiser, schedule, x_0, t, noise, prediction_type, weight)
 
 
 def loss_in_place(denoiser, schedule, x_0, t, noise, prediction_type="epsilon", weight=None):
@@ -453,6 +511,8 @@ WRONG = {
         (posterior_floored, "at t = 0"),
         (posterior_in_place, "in place"),
         (lambda *args: tuple(x.detach() for x in posterior(*args)), "gradient"),
+        (at_other_times(posterior, to_the_last_but_one), "t a LongTensor"),
+        (at_other_times(posterior, first_for_all), "t a LongTensor"),
     ],
     "gaussian_kl": [
         (lambda m, v, n, w: gaussian_kl(n, w, m, v), "turned round"),
@@ -471,6 +531,10 @@ WRONG = {
         (lambda m, v, n, w: kl_divergence(Normal(m, v), Normal(n, w)), "variances already"),
         (lambda m, v, n, w: gaussian_kl(m, v.log_().exp(), n, w), "in place"),
         (lambda m, v, n, w: gaussian_kl(m.detach(), v, n, w), "reaches mean1"),
+        (lambda m, v, n, w: gaussian_kl(m, v.clamp(min=1e-5), n, w), "added to it or clamped"),
+        (lambda m, v, n, w: gaussian_kl(m, v, n, w + 1e-6), "added to it or clamped"),
+        (lambda m, v, n, w: gaussian_kl(m, v, n, w.clamp(max=50)), "added to it or clamped"),
+        (lambda m, v, n, w: gaussian_kl(m, v, n.expand(4, 6), w), "stops with"),
         (lambda m, v, n, w: None, "return missing"),
     ],
     "predict_x0": [
@@ -495,6 +559,12 @@ WRONG = {
         (lambda s, x, t, p, kind="epsilon": predict_x0(s, x, t - 1, p, kind), "ᾱ off by one"),
         (lambda s, x, t, p, kind="epsilon": predict_x0(s, x, t, p.detach(), kind), "no gradient"),
         (lambda s, x, t, p, kind="epsilon": x.copy_(predict_x0(s, x, t, p, kind)), "in place"),
+        (at_other_times(predict_x0, from_the_second, 2), "does not give back"),
+        (at_other_times(predict_x0, to_the_last_but_one, 2), "does not give back"),
+        (with_times_of_the_first_call(predict_x0, 2), "stops with"),
+        (lambda *args: predict_x0(*args).clamp(-5, 5), "does not give back"),
+        (for_pictures_only(predict_x0, 1), "shape"),
+        (in_float32(predict_x0), "dtype"),
     ],
     "denoising_loss": [
         (loss_with(goal=lambda x_0, noise: noise), "compared with 'epsilon'"),
@@ -520,6 +590,10 @@ WRONG = {
             "detached",
         ),
         (loss_at_the_step_before, "that x_t was noised to"),
+        (at_other_times(denoising_loss, from_the_second), "at the ends of the table"),
+        (at_other_times(denoising_loss, to_the_last_but_one), "at the ends of the table"),
+        (loss_that_skips_zeros, "with a weight of 0"),
+        (loss_with(reduce=lambda e, w: (e if w is None else e * w.clamp(max=5)[:, None, None, None]).mean()), "of 20"),
         (loss_with_own_noise, "draw none"),
         (loss_in_place, "in place"),
     ],
@@ -540,6 +614,12 @@ WRONG = {
         (ddpm_draws_itself, "draw none"),
         (lambda s, p, x, t, r, n, kind="epsilon": ddpm_step(s, p, x, t, r, n), "prediction_type is not passed on"),
         (ddpm_in_place, "in place"),
+        (ddpm_with(scale=lambda v: v.clamp(min=1e-4).sqrt()), "no floor"),
+        (at_other_times(ddpm_step, to_the_last_but_one), "the ends of the table"),
+        (with_times_of_the_first_call(ddpm_step), "must be before t"),
+        (at_other_times(ddpm_step, lambda r, T: torch.where(r == 0, -1, r), 4), "the ends of the table"),
+        (for_pictures_only(ddpm_step), "shape"),
+        (in_float32(ddpm_step), "dtype"),
     ],
     "ddim_step": [
         (ddim_with(at=lambda t, t_prev: t), "stays at t"),
@@ -562,6 +642,11 @@ WRONG = {
             "draw none",
         ),
         (ddim_in_place, "in place"),
+        (at_other_times(ddim_step, to_the_last_but_one), "the ends of the table"),
+        (at_other_times(ddim_step, lambda r, T: torch.where(r == 0, -1, r), 4), "the ends of the table"),
+        (with_times_of_the_first_call(ddim_step), "must be before t"),
+        (for_pictures_only(ddim_step), "shape"),
+        (in_float32(ddim_step), "dtype"),
     ],
     "draw": [
         (draw_with(pairs=lambda times: [(t, t - 1) for t in times]), "not t − 1"),
@@ -582,6 +667,8 @@ WRONG = {
         (draw_without("eta"), "eta is not passed on"),
         (draw_without("variance_type"), "variance_type is not passed on"),
         (draw_in_place, "in place"),
+        (lambda d, s, x, n, *rest, **settings: draw(d, s, x, max(n, 2), *rest, **settings), "a single step"),
+        (lambda d, s, x, n, *rest, **settings: draw(d, s, x, min(n, 19), *rest, **settings), "as many steps"),
     ],
     "five_steps": [
         (lambda: "ddim", "too close together"),

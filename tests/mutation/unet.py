@@ -94,6 +94,18 @@ def attention_with(scale: Callable[[Tensor, int], float] = lambda q, heads: math
     return candidate
 
 
+def bare_attention(*args):
+    """A softmax as it stands in the book."""
+    q, k, v = heads_of(*args)
+    shares = (q @ k.mT / math.sqrt(q.shape[-1])).exp()
+    return merge_heads(shares / shares.sum(-1, keepdim=True) @ v)
+
+
+def attention_with_clamped_scores(*args):
+    q, k, v = heads_of(*args)
+    return merge_heads((q @ k.mT / math.sqrt(q.shape[-1])).clamp(-50, 50).softmax(-1) @ v)
+
+
 def one_head(pixels, words, wq, wk, wv, heads):
     return attention(pixels @ wq.T, words @ wk.T, words @ wv.T)
 
@@ -397,6 +409,11 @@ WRONG = {
         (walking(out=lambda net, x: net.conv_out(F.silu(x))), "norm_out is left out"),
         (walking(out=lambda net, x: net.conv_out(F.silu(net.norm_out(x))).detach()), "no gradient"),
         (lambda net, x_t, t, context: unet_forward(net, x_t.mul_(1.5), t, context), "in place"),
+        (walking(embed=lambda net, t: net.time_mlp(t.clamp(min=1))), "wrong values"),
+        (walking(embed=lambda net, t: net.time_mlp(t.clamp(max=998))), "wrong values"),
+        (walking(embed=lambda net, t: net.time_mlp(t[:1]).expand(len(t), -1)), "wrong values"),
+        (walking(words=lambda context: context[:1].expand_as(context)), "wrong values"),
+        (lambda net, x_t, t, context: unet_forward(net, x_t, t, context).mT.reshape(x_t.shape), "wrong values"),
         (lambda net, x_t, t, context: None, "return missing"),
     ],
     "conditional_loss": [
@@ -420,6 +437,9 @@ WRONG = {
         (step(noise=lambda x, g: torch.randn(x.shape)), "equally seeded"),
         (lambda *args: conditional_loss(*args[:-1], args[-1].manual_seed(0)), "do not seed"),
         (asked_twice, "asked once"),
+        (step(drop=lambda c, u, p, g: drop_condition(c, u, min(p, 0.9), g)), "with p = 1"),
+        (step(drop=lambda c, u, p, g: drop_condition(c, u, max(p, 0.1), g)), "with p = 0"),
+        (step(drop=lambda c, u, p, g: drop_condition(c, u, p or 0.1, g)), "with p = 0"),
     ],
     "timestep_embedding": [
         (wave(over_half, sines_first=True), "sines come first"),
@@ -437,6 +457,9 @@ WRONG = {
         (lambda t, dim: waves(t, dim, over_half).T, "shape"),
         (lambda t, dim: waves(t, dim, over_half).long(), "floating point"),
         (lambda t, dim: timestep_embedding(t, dim) * torch.ones(dim), "device"),
+        (lambda t, dim: timestep_embedding(t.clamp(min=1), dim), "wrong values"),
+        (lambda t, dim: timestep_embedding(t.clamp(max=998), dim), "wrong values"),
+        (lambda t, dim: timestep_embedding(t, dim).half(), "half precision"),
         (lambda t, dim: None, "return missing"),
     ],
     "cross_attention": [
@@ -459,6 +482,9 @@ WRONG = {
         (causal, "nothing is masked"),
         (lambda p, *a: right_attention(p.mul_(1.5), *a), "in place"),
         (lambda *a: right_attention(*a).float(), "dtype"),
+        (bare_attention, "would overflow"),
+        (attention_with_clamped_scores, "of any size"),
+        (lambda *a: right_attention(*a) if a[1].shape[1] > 1 else 0 * a[0], "1 words"),
     ],
     "drop_condition": [
         (drop_a_fixed_number, "the same number of samples"),
@@ -477,6 +503,8 @@ WRONG = {
         (lambda c, u, p, g: drop_condition(c, u, p, g.manual_seed(3)), "differently seeded"),
         (lambda c, u, p, g: drop_condition(c, u, p / 2, g), "share"),
         (lambda c, u, p, g: drop_condition(c, u, 0.25, g), "p = 0 must drop none"),
+        (lambda c, u, p, g: drop_condition(c, u, min(p, 0.99), g), "p = 1 must drop all"),
+        (lambda c, u, p, g: drop_condition(c, u, max(p, 0.02), g), "p = 0 must drop none"),
         (lambda c, u, p, g: drop_condition(c, u[:1], p, g), "[B, L, D] as well"),
         (lambda c, u, p, g: drop_condition(c.detach(), u, p, g), "no gradient"),
     ],
@@ -491,6 +519,9 @@ WRONG = {
     "guided": [
         (guided_that_remembers, "the second is not"),
         (guided_at_first_time, "the second is not"),
+        (lambda d, c, u, w: guided(d, c, u, max(w, 0.1)), "w = 0"),
+        (lambda d, c, u, w: guided(d, c, u[:1], w), "wrong values"),
+        (lambda d, c, u, w: lambda x, t: guided(d, c, u, w)(x, t).clamp(-5, 5), "wrong values"),
         (guidance(lambda c, u, w: c + w * (u - c)), "swapped"),
         (guided_chunks_swapped, "swapped"),
         (guidance(lambda c, u, w: u - w * (c - u)), "sign"),
@@ -515,6 +546,8 @@ WRONG = {
         (lambda w: (w - 1, w), "sign"),
         (lambda w: (-w, 1 + w), "one less than ours"),
         (lambda w: (1 - w, 1), "multiply out"),
+        (lambda w: (1 - w, w) if w else (0, 1), "at w = 0 only p(x)"),
+        (lambda w: (1 - w, w) if w != 1 else (1, 0), "at w = 1 only p(x | c)"),
         (lambda w: w, "two numbers"),
         (lambda w: None, "two numbers"),
         (lambda w: (1 - w, w) if w > 1 else (0, 0), "only"),

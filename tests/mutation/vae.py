@@ -84,6 +84,17 @@ def loop_by_hand(draw_batch, loss, optimizer, steps):
     return losses
 
 
+def loop_with_one_list():
+    """As a list in the place of a default: the second call goes on with the first one's."""
+    losses = []
+
+    def loop(draw_batch, loss, optimizer, steps):
+        losses.extend(plain.training_loop(draw_batch, loss, optimizer, steps))
+        return losses
+
+    return loop
+
+
 def loop_with_one_batch(draw_batch, loss, optimizer, steps):
     batch = draw_batch()
     return plain.training_loop(lambda: batch, loss, optimizer, steps)
@@ -160,6 +171,8 @@ WRONG = {
         (lambda d, f, o, n: [], "no batch was drawn"),
         (loop_that_measures_again, "before the weights moved"),
         (loop_that_asks_twice, "keep the value and use it twice"),
+        (loop_with_one_list(), "the list"),
+        (lambda d, f, o, n: plain.training_loop(d, f, o, max(n, 1)), "with steps = 0"),
     ],
     "compression": [
         (lambda s, f, c: round(3 * f * f / c), "need not be a whole number"),
@@ -190,6 +203,9 @@ WRONG = {
         (lambda m, v, n: n + (v / 2).exp() * m, "swapped"),
         (lambda m, v, n: (m + (v / 2).exp() * n).float(), "dtype"),
         (lambda m, v, n: m + (v / 2).exp() * n[0], "numbers of the first sample"),
+        (lambda m, v, n: m + (v.clamp(min=-10) / 2).exp() * n, "nothing is clamped"),
+        (lambda m, v, n: m + (v.clamp(max=6) / 2).exp() * n, "nothing is clamped"),
+        (lambda m, v, n: m + (v.exp() + 1e-5).sqrt() * n, "nothing is clamped or added"),
     ],
     "kl_to_standard_normal": [
         (lambda m, v: one_dimension(m, v).flatten(1).mean(1), "add up"),
@@ -208,6 +224,10 @@ WRONG = {
         (lambda m, v: per_picture(one_dimension(m.detach(), v)), "no gradient reaches mean"),
         (lambda m, v: per_picture(one_dimension(m, v.exp_())), "in place"),
         (lambda m, v: per_picture(by_distribution_reversed(m, v)), "other way round"),
+        (lambda m, v: per_picture(one_dimension(m, v)).float(), "dtype"),
+        (lambda m, v: per_picture(one_dimension(m, v.clamp(min=-10))), "nothing is clamped"),
+        (lambda m, v: per_picture(0.5 * (m**2 + v.exp() - 1 - (v.exp() + 1e-6).log())), "clamped or added"),
+        (lambda m, v: per_picture(one_dimension(m, v)).clamp(min=0.05), "at divergence 0"),
     ],
     "best_variance": [
         (lambda a, b: b / (a**2 + b), "mind the ½"),
@@ -217,6 +237,9 @@ WRONG = {
         (lambda a, b: b / (2 * max(a, 1e-5) ** 2), "the prior pulls too"),
         (lambda a, b: b / 2, "depends on the slope"),
         (lambda a, b: 2 * a**2 / (2 * a**2 + b), "exchanged"),
+        (lambda a, b: b / (2 * a * abs(a) + b), "smallest at"),
+        (lambda a, b: max(b / (2 * a**2 + b), 1e-3), "smallest at"),
+        (lambda a, b: b / (2 * a**2 + b) if a else 0.0, "smallest at"),
         (lambda a, b: None, "return missing"),
     ],
     "vae_loss": [
@@ -226,6 +249,7 @@ WRONG = {
         ),
         (lambda x, y, kl, b: package.vae_loss(x, y, kl, b or 1.0), "β is missing"),
         (lambda x, y, kl, b: package.vae_loss(x, y, kl, b).half(), "half precision"),
+        (lambda x, y, kl, b: package.vae_loss(x, y, kl, min(b, 1)), "β is missing"),
         (lambda x, y, kl, b: (x - y).pow(2).mean() + b * kl.mean(), "divided by the numbers"),
         (lambda x, y, kl, b: (x - y).abs().mean() + b * kl.mean() / x[0].numel(), "not absolute"),
         (lambda x, y, kl, b: (x - y).pow(2).mean() + b * kl.mean().item() / x[0].numel(), "reaches kl"),
@@ -257,6 +281,9 @@ WRONG = {
         (lambda z: 1 / z.std(dim=(0, 2, 3)), "one number for all"),
         (lambda z: 1.0, "should be 1"),
         (lambda z: 1 / z.abs().max(), "largest"),
+        (lambda z: (z.pow(2).mean() - z.mean() ** 2).clamp(min=1e-12) ** -0.5, "deviation"),
+        (lambda z: min(1 / z.std().item(), 20.0), "should be 1"),
+        (lambda z: 1 / (z.std() + 1e-2), "should be 1"),
         (lambda z: z.sub_(z.mean()).pow(2).mean() ** -0.5, "in place"),
     ],
 }
