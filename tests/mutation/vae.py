@@ -171,7 +171,7 @@ WRONG = {
         (lambda d, f, o, n: [], "no batch was drawn"),
         (loop_that_measures_again, "before the weights moved"),
         (loop_that_asks_twice, "keep the value and use it twice"),
-        (loop_with_one_list(), "with steps = 0"),
+        (loop_with_one_list(), "the list"),
         (lambda d, f, o, n: plain.training_loop(d, f, o, max(n, 1)), "with steps = 0"),
     ],
     "compression": [
